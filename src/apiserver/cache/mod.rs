@@ -1,0 +1,20 @@
+//! The watch cache: current state of every resource in memory, fed by one store watch, and the fan-out of its changes.
+//!
+//! Invariants:
+//! - CA-1: the cache applies the store's events in revision order; [`Cache::revision`] is advanced after every event up
+//!   to it is in the snapshots.
+//! - CA-2: a watcher gets every event of its range after its start revision, once, in order, or is ended.
+//! - CA-3: a slow watcher is ended; it never blocks the feed or another watcher.
+
+pub mod encode;
+mod feed;
+mod object;
+mod reader;
+mod resource;
+mod watcher;
+
+pub use feed::Cache;
+pub use object::{Meta, Object};
+pub use reader::ObjectReader;
+pub use resource::{Event, EventType, ResourceCache, Snapshot};
+pub use watcher::{CacheWatcher, WatchFilter};
