@@ -1,0 +1,2 @@
+//! kedge: a whole Kubernetes in one binary.
+fn main() {}

@@ -1,0 +1,8 @@
+//! What every API object has in common, as pure functions: names, metadata, selectors, quantities, Status, schemas,
+//! decoding, patches, server-side apply, codecs.
+//!
+//! Invariants:
+//! - AM-1: no I/O, no clock, no tokio: time and randomness are arguments.
+//! - AM-2: list semantics, defaults and field numbers are facts in `data/`, read in one place each.
+
+pub mod schema;

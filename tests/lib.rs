@@ -1,0 +1,1 @@
+//! Tests that join crates: tidy, integration, oracle, e2e.
