@@ -91,9 +91,9 @@ impl Pki {
         let now = request.now;
         let server_ca = Authority::ensure(dir, "server-ca", "kedge-server-ca", now)?;
         let client_ca = Authority::ensure(dir, "client-ca", "kedge-client-ca", now)?;
-        let server = server_ca.ensure(dir, "serving-kube-apiserver", &server_subject(request), now)?;
+        let server = server_ca.ensure_leaf(dir, "serving-kube-apiserver", &server_subject(request), now)?;
         let client = |file: &str, name: &str, group: Option<&str>| {
-            client_ca.ensure(dir, file, &Subject::client(name, group), now)
+            client_ca.ensure_leaf(dir, file, &Subject::client(name, group), now)
         };
         Ok(Self {
             server,
@@ -113,8 +113,8 @@ impl Pki {
     pub fn ensure_node(&self, name: &str, sans: &[String], ips: &[IpAddr], now: Timestamp) -> Result<NodeCredentials> {
         let (client, serving) = (node_client(name), node_serving(name, sans, ips));
         Ok(NodeCredentials {
-            client: self.client_ca.ensure(&self.dir, "client-kubelet", &client, now)?,
-            serving: self.server_ca.ensure(&self.dir, "serving-kubelet", &serving, now)?,
+            client: self.client_ca.ensure_leaf(&self.dir, "client-kubelet", &client, now)?,
+            serving: self.server_ca.ensure_leaf(&self.dir, "serving-kubelet", &serving, now)?,
             kube_proxy: self.kube_proxy.clone(),
             server_ca_pem: self.server_ca.cert_pem().to_owned(),
             client_ca_pem: self.client_ca.cert_pem().to_owned(),
