@@ -5,4 +5,13 @@
 //! - AM-1: no I/O, no clock, no tokio: time and randomness are arguments.
 //! - AM-2: list semantics, defaults and field numbers are facts in `data/`, read in one place each.
 
+pub mod duration;
+pub mod fields;
+pub mod goformat;
+pub mod gvk;
+pub mod labels;
+pub mod quantity;
 pub mod schema;
+pub mod status;
+pub mod validation;
+pub mod value;
