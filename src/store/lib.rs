@@ -8,13 +8,15 @@
 //! - ST-3: a watch delivers every event of its range from its start revision on, in revision order, without gaps or
 //!   duplicates, or ends with [`Error::Compacted`]. A slow watcher never blocks writers or other watchers.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod error;
 mod model;
 pub mod sqlite;
 
 pub use error::{Error, Result};
 pub use model::*;
-pub use sqlite::{SqliteConfig, SqliteStore};
+pub use sqlite::{AutoCompaction, SqliteConfig, SqliteStore};
 
 use async_trait::async_trait;
 

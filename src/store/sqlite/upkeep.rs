@@ -1,0 +1,167 @@
+//! What keeps the files bounded: sweeping compacted history, returning pages, checkpointing the WAL.
+//!
+//! Invariants:
+//! - UP-1: a sweep removes only versions that a later one before the compacted revision has superseded: what a read or a
+//!   watch at the compacted revision or later needs, previous values included, stays.
+//! - UP-2: a step takes some milliseconds; writers never wait for more than one.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use component_base::Clock;
+use rusqlite::Connection;
+use tracing::{debug, warn};
+
+use super::disk::{SUB_BITS, Statements, connect, db_error};
+use super::state::Snapshot;
+use super::writer::Shared;
+use crate::{Result, Revision};
+
+/// The least time between two steps when writers are waiting.
+const PAUSE: Duration = Duration::from_millis(50);
+/// After an error, so that a full disk is not a busy loop.
+const RETRY: Duration = Duration::from_secs(1);
+const STEP: Duration = Duration::from_millis(8);
+const ROWS: usize = 256;
+const VACUUM_PAGES: u32 = 256;
+
+pub(crate) struct Upkeep {
+    /// Rows up to this id are swept.
+    swept: i64,
+    vacuum: bool,
+    last_step: Option<Instant>,
+    not_before: Option<Instant>,
+}
+
+impl Upkeep {
+    pub(crate) fn new(swept: i64) -> Self {
+        Self { swept, vacuum: true, last_step: None, not_before: None }
+    }
+
+    pub(crate) fn pending(&self, working: &Snapshot) -> bool {
+        self.not_before.is_none() && (self.vacuum || self.swept < end_of(sweep_target(working)))
+    }
+
+    /// Whether a step is due although commands are waiting.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.last_step.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE)
+    }
+
+    pub(crate) fn step(
+        &mut self,
+        shared: &Shared,
+        conn: &Connection,
+        statements: &mut Statements<'_>,
+        working: &Snapshot,
+    ) {
+        let started = shared.config.clock.instant();
+        let target = sweep_target(working);
+        let result = if self.swept < end_of(target) {
+            self.sweep(shared, statements, target, started)
+        } else {
+            self.vacuum(shared, conn)
+        };
+        let now = shared.config.clock.instant();
+        self.last_step = Some(now);
+        if let Err(error) = result {
+            warn!(%error, "upkeep of the database failed");
+            self.not_before = Some(now + RETRY);
+        }
+    }
+
+    /// Called when anything else happens: after an error upkeep resumes with the first command after a while.
+    pub(crate) fn wake(&mut self, clock: &dyn Clock) {
+        if self.not_before.is_some_and(|at| clock.instant() >= at) {
+            self.not_before = None;
+        }
+    }
+
+    fn sweep(
+        &mut self,
+        shared: &Shared,
+        statements: &mut Statements<'_>,
+        target: Revision,
+        started: Instant,
+    ) -> Result<()> {
+        let mut swept = self.swept;
+        let mut done = Vec::new();
+        let (mut finished, mut read_error) = (false, None);
+        statements.transaction(|statements| {
+            loop {
+                let rows = match statements.sweep_rows(swept, target, ROWS) {
+                    Ok(rows) => rows,
+                    Err(error) => {
+                        read_error = Some(error);
+                        break;
+                    }
+                };
+                for row in &rows {
+                    statements.sweep_one(row)?;
+                }
+                finished = rows.len() < ROWS;
+                swept = if finished { end_of(target) } else { rows.last().map_or(swept, |row| row.id) };
+                done.extend(rows);
+                if finished || shared.config.clock.instant().saturating_duration_since(started) >= STEP {
+                    break;
+                }
+            }
+            statements.set_meta("swept", swept)
+        })?;
+        let mut index = shared.index.lock();
+        for row in &done {
+            index.swept(row);
+        }
+        drop(index);
+        self.swept = swept;
+        self.vacuum |= finished;
+        debug!(rows = done.len(), finished, target, "swept history");
+        read_error.map_or(Ok(()), Err)
+    }
+
+    /// Returns free pages to the file system, but keeps some for the writes to come.
+    fn vacuum(&mut self, shared: &Shared, conn: &Connection) -> Result<()> {
+        let fail = |e| db_error(shared.readers.path(), e);
+        let pragma = |name: &str| -> Result<u32> {
+            conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0)).map_err(fail)
+        };
+        let (free, pages) = (pragma("freelist_count")?, pragma("page_count")?);
+        let keep = (pages / 4).max(VACUUM_PAGES);
+        if free <= keep {
+            self.vacuum = false;
+            return Ok(());
+        }
+        let release = VACUUM_PAGES.min(free - keep);
+        let mut statement = conn.prepare(&format!("PRAGMA incremental_vacuum({release})")).map_err(fail)?;
+        let mut rows = statement.query([]).map_err(fail)?;
+        while rows.next().map_err(fail)?.is_some() {}
+        Ok(())
+    }
+
+    /// The writer's part of a checkpoint: the few pages since the helper's, so that the next write starts the WAL over.
+    pub(crate) fn checkpoint(&mut self, shared: &Shared, conn: &Connection) {
+        if shared.wal_pages.load(Ordering::Relaxed) >= shared.config.checkpoint_pages {
+            if let Err(error) = passive_checkpoint(conn) {
+                warn!(error = %db_error(shared.readers.path(), error), "checkpoint failed");
+            }
+        }
+    }
+}
+
+/// The helper's part of a checkpoint, beside the writer. Blocking.
+pub(crate) fn checkpoint_beside(shared: &Shared) -> Result<()> {
+    let conn = connect(shared.readers.path())?;
+    passive_checkpoint(&conn).map_err(|e| db_error(shared.readers.path(), e))
+}
+
+fn passive_checkpoint(conn: &Connection) -> rusqlite::Result<()> {
+    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+}
+
+/// The last revision to sweep: at the compacted revision itself previous values are still needed (UP-1).
+fn sweep_target(working: &Snapshot) -> Revision {
+    (working.compacted - 1).max(0)
+}
+
+fn end_of(revision: Revision) -> i64 {
+    if revision == 0 { 0 } else { ((revision + 1) << SUB_BITS) - 1 }
+}
