@@ -1,0 +1,28 @@
+//! The command line: one enum lists the subcommands; each is a file in `commands/`.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{check_config, completion, killall, version};
+use crate::config::ServerOptions;
+
+/// A complete Kubernetes in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "kedge", version = version::LONG, arg_required_else_help = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Cmd,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cmd {
+    /// Run a whole cluster on this machine
+    Server(Box<ServerOptions>),
+    /// Check that this machine can run kedge, and say what is missing
+    CheckConfig(check_config::Options),
+    /// Stop every pod and kedge's containerd, and remove their network (data stays)
+    Killall(killall::Options),
+    /// Print a shell completion script
+    Completion(completion::Options),
+    /// Print the version
+    Version(version::Options),
+}
