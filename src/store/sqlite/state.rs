@@ -63,10 +63,6 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn empty(revision: Revision) -> Self {
-        Self { revision, compacted: 0, kvs: OrdSet::new(), leases: OrdMap::new() }
-    }
-
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Arc<KeyValue>> {
         self.kvs.get(key).map(|item| &item.0)
     }

@@ -3,7 +3,7 @@
 mod crash;
 mod durability;
 mod model;
-mod speed;
+
 mod watches;
 
 use std::path::Path;
