@@ -3,6 +3,10 @@
 //!
 //! A [`Schema`] is a cheap handle: a table and the root type in it. [`Node`] walks it.
 
+mod builtin;
+
+pub use builtin::{builtin, builtin_schema, builtin_schema_for};
+
 use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -28,8 +32,26 @@ pub struct Object {
     pub preserve_unknown: bool,
     /// What a value under an unnamed key is (an object that also has additionalProperties); usually `None`.
     pub additional: Option<Type>,
-    /// Names of fields of a discriminated union that may not be set together; empty for most.
+    /// Names of required fields of a custom resource; built-in types have [`Field::required`] instead.
     pub required: Cow<'static, [Str]>,
+    /// A value of another JSON type is kept as it is (JSONSchemaPropsOrBool and its like).
+    pub or_any: bool,
+}
+
+impl Object {
+    /// An object with these fields, granular, nothing else allowed.
+    pub fn new(name: impl Into<Str>, mut fields: Vec<Field>) -> Self {
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        Self {
+            name: name.into(),
+            fields: fields.into(),
+            map_type: MapType::default(),
+            preserve_unknown: false,
+            additional: None,
+            required: Cow::Borrowed(&[]),
+            or_any: false,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -40,6 +62,33 @@ pub struct Field {
     pub default: Option<Str>,
     pub patch_strategy: PatchStrategy,
     pub patch_merge_key: Option<Str>,
+    pub required: bool,
+    /// A pointer in Go: an explicit zero value is kept.
+    pub pointer: bool,
+    /// Written even when empty: as null, "", 0, false or {}.
+    pub always: bool,
+    /// Place in the Go struct, from 0.
+    pub order: u8,
+    /// Name of the Go type if it is not the plain one for `ty` (`v1.PullPolicy`).
+    pub go_type: Option<Str>,
+}
+
+impl Field {
+    /// A field without defaults or merge rules; what is given is kept as it is.
+    pub fn new(name: impl Into<Str>, ty: Type) -> Self {
+        Self {
+            name: name.into(),
+            ty,
+            default: None,
+            patch_strategy: PatchStrategy::default(),
+            patch_merge_key: None,
+            required: false,
+            pointer: true,
+            always: false,
+            order: 0,
+            go_type: None,
+        }
+    }
 }
 
 /// What a value may be.
@@ -67,6 +116,16 @@ pub enum Type {
     Object(ObjectId),
     Map(Shared<MapOf>),
     List(Shared<ListOf>),
+}
+
+impl Type {
+    pub fn list(list: ListOf) -> Self {
+        Self::List(Shared::new(list))
+    }
+
+    pub fn map(map: MapOf) -> Self {
+        Self::Map(Shared::new(map))
+    }
 }
 
 /// A part of a type that many types may share: static, or counted.
