@@ -1,0 +1,13 @@
+//! The core group.
+
+pub mod binding;
+pub mod configmap;
+pub mod endpoints;
+pub mod event;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+pub mod podspec;
+pub mod secret;
+pub mod service;
+pub mod serviceaccount;
