@@ -194,6 +194,11 @@ pub trait Strategy: Send + Sync + 'static {
     fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
         default_row(object, now)
     }
+
+    /// `conditions` of the object's row: marks a finished pod as completed.
+    fn row_conditions(&self, _object: &Value) -> Vec<Value> {
+        Vec::new()
+    }
 }
 
 /// The cluster's shared number spaces as one transaction: what is taken is given back when the write fails.
