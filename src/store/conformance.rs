@@ -267,7 +267,7 @@ async fn compares(store: &dyn Store) {
     let response = store.txn(stale).await.unwrap();
     assert!(!response.succeeded);
     let [OpResponse::Range(range)] = &response.responses[..] else { panic!("{response:?}") };
-    assert_eq!(range.kvs, [kv.clone()]);
+    assert_eq!(range.kvs, std::slice::from_ref(&kv));
     let fresh = TxnRequest::guarded("cmp/a", kv.mod_revision, put("cmp/a", "n"));
     assert!(store.txn(fresh).await.unwrap().succeeded);
     assert!(store.txn(TxnRequest::guarded("cmp/new", 0, put("cmp/new", "1"))).await.unwrap().succeeded);

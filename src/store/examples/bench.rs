@@ -120,27 +120,6 @@ async fn main() {
         group.stop().await;
     }
 
-    for batch in 0..1000 {
-        let ops = (0..100).map(|i| {
-            let key = format!("many/{:06}", batch * 100 + i);
-            Op::Put(PutRequest::new(key, vec![b'v'; VALUE]))
-        });
-        store.txn(TxnRequest::ops(ops.collect())).await.unwrap();
-    }
-    println!("rss with 100k keys of 2 KiB: {}", status("VmRSS:"));
-    for (limit, label) in [(1, "1 key of 100k"), (100, "100"), (10_000, "10k"), (100_000, "100k")] {
-        let request = if limit == 1 {
-            RangeRequest::key(b"many/050000")
-        } else {
-            RangeRequest::of(KeyRange { start: "many/000000".into(), end: format!("many/{limit:06}").into() })
-        };
-        let rounds = 400_000 / (limit + 20);
-        let from = clock.instant();
-        for _ in 0..rounds {
-            store.range(request.clone()).await.unwrap();
-        }
-        println!("range of {label}: {:?}", (clock.instant() - from) / rounds);
-    }
     let response = store.txn(TxnRequest::ops(vec![Op::Delete { range: KeyRange::prefix("bench/"), prev_kv: false }]));
     if let OpResponse::Delete { deleted, .. } = &response.await.unwrap().responses[0] {
         println!("deleted {deleted} keys in one revision");
@@ -150,8 +129,32 @@ async fn main() {
     println!("put while sweeping, 64 writers: {rate:.0}/s p50 {p50:?} p99 {p99:?}");
     store.close().await.unwrap();
     drop(store);
+    println!("rss closed: {}", status("VmRSS:"));
+
+    config.path = dir.path().join("many.db");
+    let store = SqliteStore::open(config.clone()).await.unwrap();
+    for batch in 0..1000 {
+        let ops = (0..100).map(|i| {
+            let key = format!("many/{:06}", batch * 100 + i);
+            Op::Put(PutRequest::new(key, vec![b'v'; VALUE]))
+        });
+        store.txn(TxnRequest::ops(ops.collect())).await.unwrap();
+    }
+    println!("rss with 100k keys of 2 KiB: {}", status("VmRSS:"));
+    for limit in [1, 100, 10_000, 100_000] {
+        let end = format!("many/{limit:06}").into();
+        let request = RangeRequest::of(KeyRange { start: "many/000000".into(), end });
+        let rounds = 400_000 / (limit + 20);
+        let from = clock.instant();
+        for _ in 0..rounds {
+            store.range(request.clone()).await.unwrap();
+        }
+        println!("range of {limit} keys: {:?}", (clock.instant() - from) / rounds);
+    }
+    store.close().await.unwrap();
+    drop(store);
     let from = clock.instant();
     let store = SqliteStore::open(config).await.unwrap();
-    println!("open with 100k keys: {:?}, rss {}", clock.instant() - from, status("VmRSS:"));
+    println!("open with 100k keys: {:?}", clock.instant() - from);
     store.close().await.unwrap();
 }

@@ -52,6 +52,10 @@ pub(crate) struct Loaded {
 pub(crate) fn lock(path: &Path) -> Result<File> {
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| io_error(dir, &e))?;
+        // SQLite syncs the directory of its files; what that directory lies in is ours.
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent).and_then(|parent| parent.sync_all()).map_err(|e| io_error(parent, &e))?;
+        }
     }
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");

@@ -91,7 +91,7 @@ impl SqliteConfig {
             path: path.into(),
             clock,
             relaxed_prefixes: Vec::new(),
-            relaxed_flush: Duration::from_secs(5),
+            relaxed_flush: Duration::from_secs(10),
             auto_compaction: AutoCompaction::Periodic(Duration::from_secs(5 * 60)),
             ring_events: 16 * 1024,
             ring_bytes: 8 << 20,
@@ -100,7 +100,7 @@ impl SqliteConfig {
             // etcd's.
             max_request_bytes: 3 << 19,
             quota_bytes: None,
-            checkpoint_pages: 1000,
+            checkpoint_pages: 4096,
         }
     }
 }

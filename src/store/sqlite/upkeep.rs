@@ -140,21 +140,36 @@ impl Upkeep {
     /// The writer's part of a checkpoint: the few pages since the helper's, so that the next write starts the WAL over.
     pub(crate) fn checkpoint(&mut self, shared: &Shared, conn: &Connection) {
         if shared.wal_pages.load(Ordering::Relaxed) >= shared.config.checkpoint_pages {
-            if let Err(error) = passive_checkpoint(conn) {
-                warn!(error = %db_error(shared.readers.path(), error), "checkpoint failed");
-            }
+            self.relieve(shared, conn);
+        }
+    }
+
+    pub(crate) fn relieve(&mut self, shared: &Shared, conn: &Connection) {
+        if let Err(error) = passive_checkpoint(conn) {
+            warn!(error = %db_error(shared.readers.path(), error), "checkpoint failed");
         }
     }
 }
 
-/// The helper's part of a checkpoint, beside the writer. Blocking.
+/// The helper's part of a checkpoint, beside the writer: again until what the writer has added meanwhile is little, but
+/// not for ever if the writer is faster. Blocking.
 pub(crate) fn checkpoint_beside(shared: &Shared) -> Result<()> {
+    const LITTLE: u32 = 256;
+    const ROUNDS: usize = 4;
     let conn = connect(shared.readers.path())?;
-    passive_checkpoint(&conn).map_err(|e| db_error(shared.readers.path(), e))
+    for _ in 0..ROUNDS {
+        let done = passive_checkpoint(&conn).map_err(|e| db_error(shared.readers.path(), e))?;
+        if shared.wal_pages.load(Ordering::Relaxed).saturating_sub(done) <= LITTLE {
+            break;
+        }
+    }
+    Ok(())
 }
 
-fn passive_checkpoint(conn: &Connection) -> rusqlite::Result<()> {
-    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+/// Returns how many pages of the WAL are in the database now.
+fn passive_checkpoint(conn: &Connection) -> rusqlite::Result<u32> {
+    let done: i64 = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(2))?;
+    Ok(u32::try_from(done).unwrap_or(0))
 }
 
 /// The last revision to sweep: at the compacted revision itself previous values are still needed (UP-1).

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -215,12 +215,7 @@ impl<'c> Writer<'c> {
                 Ok(command) => Some(command),
                 // Those who were answered together ask again together: give the rest of them a moment. A lone writer
                 // never waits.
-                Err(TryRecvError::Empty) if taken < self.last_batch && self.durable => {
-                    match queue.recv_timeout(GATHER) {
-                        Ok(command) => Some(command),
-                        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-                    }
-                }
+                Err(TryRecvError::Empty) if taken < self.last_batch && self.durable => queue.recv_timeout(GATHER).ok(),
                 Err(_) => None,
             };
         }
@@ -393,6 +388,10 @@ impl<'c> Writer<'c> {
                 self.working = Snapshot::clone(&self.shared.snapshot.load());
                 self.events.clear();
                 self.lease_rows.clear();
+                if matches!(error, Error::NoSpace) {
+                    // A WAL that starts over may leave room for small writes, such as those that free space.
+                    self.upkeep.relieve(&self.shared, self.conn);
+                }
                 self.answer(Err(error));
                 if !self.unflushed.is_empty() {
                     self.shared.unflushed.notify_one();

@@ -302,6 +302,27 @@ async fn damage_is_reported_and_not_served() {
 }
 
 #[tokio::test]
+async fn a_torn_tail_of_the_log_costs_only_what_was_torn() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(config(dir.path())).await.unwrap();
+    for i in 0..20 {
+        store.txn(put(format!("t/{i:02}"), vec![7; 3000])).await.unwrap();
+    }
+    for cut in [1, 100, 4000, 5000] {
+        let image = crash_image(dir.path());
+        let wal = image.path().join("db/state.db-wal");
+        let file = std::fs::OpenOptions::new().write(true).open(&wal).unwrap();
+        file.set_len(file.metadata().unwrap().len() - cut).unwrap();
+        let torn = SqliteStore::open(config(image.path())).await.unwrap();
+        let kvs = everything(&*torn, 0).await;
+        assert!((18..20).contains(&kvs.len()), "{cut}: {}", kvs.len());
+        assert_eq!(torn.revision(), kvs.last().unwrap().mod_revision);
+        torn.close().await.unwrap();
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn when_space_is_used_up_reads_go_on_and_writes_recover() {
     let dir = tempfile::tempdir().unwrap();
     let config = SqliteConfig { quota_bytes: Some(1 << 20), ..config(dir.path()) };
