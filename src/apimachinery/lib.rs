@@ -10,6 +10,8 @@ pub mod fields;
 pub mod goformat;
 pub mod gvk;
 pub mod labels;
+pub mod managedfields;
+pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod status;

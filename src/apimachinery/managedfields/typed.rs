@@ -1,0 +1,566 @@
+//! Values seen through their schema: which paths a value has, how two values differ, merging one into another,
+//! removing paths.
+//!
+//! Invariants:
+//! - MF-3: `Type::Any` is deduced from the value: maps are granular, lists atomic, the rest scalars.
+//! - MF-4: null is an empty map or list where the schema wants one, and a value of its own elsewhere.
+//! - MF-5: `metadata.managedFields` of the root is not compared.
+
+use super::path::{PathElement, compare_values};
+use super::set::FieldSet;
+use crate::schema::{ListOf, ListType, MapType, Node, NodeType, Schema, Type};
+use serde_json::{Map, Value};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+static ANY: Type = Type::Any;
+
+/// How a node treats a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Scalar,
+    Map {
+        atomic: bool,
+    },
+    /// Atomic lists; also lists below [`Type::Any`].
+    AtomicList,
+    Set,
+    Keyed,
+}
+
+/// How the node sees this value; `None` where the value is null and the schema has no opinion.
+pub(super) fn kind(node: &Node<'_>, value: Option<&Value>) -> Option<Kind> {
+    match node.ty {
+        NodeType::Object(_) => {
+            let object = node.object();
+            if object.is_some_and(|object| object.or_any) && value.is_some_and(|v| !v.is_object() && !v.is_null()) {
+                return Some(if value.is_some_and(Value::is_array) { Kind::AtomicList } else { Kind::Scalar });
+            }
+            Some(Kind::Map { atomic: object.is_some_and(|object| object.map_type == MapType::Atomic) })
+        }
+        NodeType::Type(Type::Map(map)) => Some(Kind::Map { atomic: map.map_type == MapType::Atomic }),
+        NodeType::Type(Type::List(list)) => Some(match list.list_type {
+            ListType::Atomic => Kind::AtomicList,
+            ListType::Set => Kind::Set,
+            ListType::Map => Kind::Keyed,
+        }),
+        NodeType::Type(Type::Any | Type::FieldsV1) => match value {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(_)) => Some(Kind::Map { atomic: false }),
+            Some(Value::Array(_)) => Some(Kind::AtomicList),
+            Some(_) => Some(Kind::Scalar),
+        },
+        NodeType::Type(_) => Some(Kind::Scalar),
+    }
+}
+
+/// True if ownership below this node is not tracked.
+pub(super) fn is_atomic(node: &Node<'_>) -> bool {
+    matches!(kind(node, None), Some(Kind::Map { atomic: true } | Kind::AtomicList))
+}
+
+/// The node below a key of a map; `None` if the schema does not know the key.
+pub(super) fn child_node<'a>(node: &Node<'a>, key: &str) -> Option<Node<'a>> {
+    if let Some(child) = node.child(key) {
+        return Some(child);
+    }
+    let open = match node.ty {
+        NodeType::Type(Type::Any | Type::FieldsV1) => true,
+        _ => node.object().is_some_and(|object| object.preserve_unknown),
+    };
+    open.then_some(Node { table: node.table, ty: NodeType::Type(&ANY) })
+}
+
+/// Below unknown keys values are taken as deduced; [`super::validate`] reports them where that matters.
+fn child_or_any<'a>(node: &Node<'a>, key: &str) -> Node<'a> {
+    child_node(node, key).unwrap_or(Node { table: node.table, ty: NodeType::Type(&ANY) })
+}
+
+fn item_or_any<'a>(node: &Node<'a>) -> Node<'a> {
+    node.item().unwrap_or(Node { table: node.table, ty: NodeType::Type(&ANY) })
+}
+
+/// The path element of a list's item; the error is upstream's.
+pub(super) fn item_element(node: &Node<'_>, item: &Value) -> Result<PathElement, String> {
+    match node.list() {
+        Some(list) if list.list_type == ListType::Map => keyed_element(node, list, item),
+        _ => match item {
+            Value::Object(_) => Err("associative list without keys has an element that's a map type".into()),
+            Value::Array(_) => Err("not supported: associative list with lists as elements".into()),
+            Value::Null => Err("associative list without keys has an element that's an explicit null".into()),
+            scalar => Ok(PathElement::Value(scalar.clone())),
+        },
+    }
+}
+
+fn keyed_element(node: &Node<'_>, list: &ListOf, item: &Value) -> Result<PathElement, String> {
+    let map = match item {
+        Value::Object(map) => map,
+        Value::Null => return Err("associative list with keys may not have a null element".into()),
+        _ => return Err("associative list with keys may not have non-map elements".into()),
+    };
+    let item_node = item_or_any(node);
+    let mut fields: Vec<(Box<str>, Value)> = Vec::with_capacity(list.keys.len());
+    for key in list.keys.iter() {
+        let value = match map.get(key.as_ref()) {
+            Some(value) => Some(value.clone()),
+            None => item_node
+                .field(key)
+                .and_then(|field| field.default.as_deref())
+                .and_then(|text| serde_json::from_str(text).ok()),
+        };
+        match value {
+            Some(value) => fields.push((key.as_ref().into(), value)),
+            None if list.keys.len() == 1 => {
+                return Err(format!(
+                    "associative list with keys has an element that omits key field {} (and doesn't have default value)",
+                    crate::goformat::quote(key)
+                ));
+            }
+            None => {}
+        }
+    }
+    if fields.is_empty() {
+        let keys: Vec<String> = list.keys.iter().map(|key| crate::goformat::quote(key)).collect();
+        return Err(format!(
+            "associative list with keys has an element that omits all key fields [{}] (and doesn't have default values for any key fields)",
+            keys.join(" ")
+        ));
+    }
+    fields.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(PathElement::Key(fields.into()))
+}
+
+pub(super) fn equal(a: &Value, b: &Value) -> bool {
+    compare_values(a, b) == Ordering::Equal
+}
+
+/// All paths of a value.
+pub(super) fn field_set(schema: &Schema, value: &Value) -> Result<FieldSet, String> {
+    let mut set = FieldSet::new();
+    collect(&schema.root(), value, &mut set)?;
+    Ok(set)
+}
+
+/// Adds the paths below to `set`; true if the path of the value itself belongs in it.
+fn collect(node: &Node<'_>, value: &Value, set: &mut FieldSet) -> Result<bool, String> {
+    match kind(node, Some(value)) {
+        Some(Kind::Scalar | Kind::AtomicList | Kind::Map { atomic: true }) => Ok(true),
+        None => Ok(false),
+        Some(Kind::Map { atomic: false }) => {
+            let Value::Object(map) = value else { return Ok(false) };
+            for (key, item) in map {
+                let mut below = FieldSet::new();
+                let own = collect(&child_or_any(node, key), item, &mut below)?;
+                let empty = item.is_null() || item.as_object().is_some_and(Map::is_empty);
+                if own || empty || node.field(key).is_none() {
+                    set.insert_member(PathElement::field(key));
+                }
+                set.insert_child(PathElement::field(key), below);
+            }
+            Ok(false)
+        }
+        Some(Kind::Set | Kind::Keyed) => {
+            let Value::Array(items) = value else { return Ok(false) };
+            let item_node = item_or_any(node);
+            for (element, values) in group(node, items)? {
+                let mut below = FieldSet::new();
+                if let [item] = values[..] {
+                    collect(&item_node, item, &mut below)?;
+                }
+                set.insert_member(element.clone());
+                set.insert_child(element, below);
+            }
+            Ok(false)
+        }
+    }
+}
+
+fn group<'v>(node: &Node<'_>, items: &'v [Value]) -> Result<BTreeMap<PathElement, Vec<&'v Value>>, String> {
+    let mut groups: BTreeMap<PathElement, Vec<&Value>> = BTreeMap::new();
+    for (i, item) in items.iter().enumerate() {
+        let element = item_element(node, item).map_err(|error| format!("element {i}: {error}"))?;
+        groups.entry(element).or_default().push(item);
+    }
+    Ok(groups)
+}
+
+/// How two values differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Diff {
+    pub added: FieldSet,
+    pub modified: FieldSet,
+    pub removed: FieldSet,
+}
+
+impl Diff {
+    pub fn is_same(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+
+    /// What the writer took: added or modified.
+    pub fn taken(&self) -> FieldSet {
+        self.added.clone().union(self.modified.clone())
+    }
+
+    pub fn filter(self, keep: impl Fn(FieldSet) -> FieldSet) -> Self {
+        Self { added: keep(self.added), modified: keep(self.modified), removed: keep(self.removed) }
+    }
+
+    fn place(&mut self, element: PathElement, own: Change, below: Diff) {
+        match own {
+            Change::None => {}
+            Change::Added => self.added.insert_member(element.clone()),
+            Change::Modified => self.modified.insert_member(element.clone()),
+            Change::Removed => self.removed.insert_member(element.clone()),
+        }
+        if !below.is_same() {
+            self.added.insert_child(element.clone(), below.added);
+            self.modified.insert_child(element.clone(), below.modified);
+            self.removed.insert_child(element, below.removed);
+        }
+    }
+}
+
+/// What happened to a path itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    None,
+    Added,
+    Modified,
+    Removed,
+}
+
+/// How `new` differs from `old`. An error means a list cannot be keyed.
+pub(super) fn compare(schema: &Schema, old: &Value, new: &Value) -> Result<Diff, String> {
+    let mut diff = Diff::default();
+    compare_node(&schema.root(), 0, Some(old), Some(new), &mut diff)?;
+    Ok(diff)
+}
+
+/// `depth` is 0 at the root, 1 at `metadata`, 2 elsewhere.
+fn compare_node(
+    node: &Node<'_>,
+    depth: u8,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    diff: &mut Diff,
+) -> Result<Change, String> {
+    let (a, b) = (kind(node, old), kind(node, new));
+    let (first, second) = match (a, b) {
+        (Some(a), Some(b)) if a != b && old.is_some() && new.is_some() => (a, Some(b)),
+        (Some(a), None) => (a, None),
+        (_, Some(b)) => (b, None),
+        // Both null (or absent) below a deduced type.
+        (None, None) => return Ok(leaf(old, new)),
+    };
+    let change = compare_as(first, node, depth, old, new, diff)?;
+    match second {
+        None => Ok(change),
+        Some(second) => {
+            let again = compare_as(second, node, depth, old, new, diff)?;
+            Ok(if again == Change::None { change } else { again })
+        }
+    }
+}
+
+fn compare_as(
+    kind: Kind,
+    node: &Node<'_>,
+    depth: u8,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    diff: &mut Diff,
+) -> Result<Change, String> {
+    match kind {
+        Kind::Scalar | Kind::AtomicList | Kind::Map { atomic: true } => return Ok(leaf(old, new)),
+        Kind::Map { atomic: false } => {
+            let (a, b) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+            if a.is_none_or(Map::is_empty) && b.is_none_or(Map::is_empty) {
+                return Ok(leaf(old, new));
+            }
+            compare_maps(node, depth, a, b, diff)?;
+        }
+        Kind::Set | Kind::Keyed => {
+            let (a, b) = (old.and_then(Value::as_array), new.and_then(Value::as_array));
+            if a.is_none_or(Vec::is_empty) && b.is_none_or(Vec::is_empty) {
+                return Ok(leaf(old, new));
+            }
+            // Equal lists need no keys, and most lists are equal.
+            if a != b {
+                compare_lists(node, a.map(Vec::as_slice), b.map(Vec::as_slice), diff)?;
+            }
+        }
+    }
+    Ok(match (old, new) {
+        (None, _) => Change::Added,
+        (_, None) => Change::Removed,
+        _ => Change::None,
+    })
+}
+
+fn leaf(old: Option<&Value>, new: Option<&Value>) -> Change {
+    match (old, new) {
+        (None, _) => Change::Added,
+        (_, None) => Change::Removed,
+        (Some(a), Some(b)) if a == b || equal(a, b) => Change::None,
+        _ => Change::Modified,
+    }
+}
+
+fn compare_maps(
+    node: &Node<'_>,
+    depth: u8,
+    old: Option<&Map<String, Value>>,
+    new: Option<&Map<String, Value>>,
+    diff: &mut Diff,
+) -> Result<(), String> {
+    let mut visit = |key: &str, a: Option<&Value>, b: Option<&Value>| -> Result<(), String> {
+        if depth == 1 && key == "managedFields" {
+            return Ok(());
+        }
+        let below_depth = if depth == 0 && key == "metadata" { 1 } else { 2 };
+        let mut below = Diff::default();
+        let own = compare_node(&child_or_any(node, key), below_depth, a, b, &mut below)?;
+        if own != Change::None || !below.is_same() {
+            diff.place(PathElement::field(key), own, below);
+        }
+        Ok(())
+    };
+    for (key, a) in old.into_iter().flatten() {
+        visit(key, Some(a), new.and_then(|new| new.get(key)))?;
+    }
+    for (key, b) in new.into_iter().flatten() {
+        if old.is_none_or(|old| !old.contains_key(key)) {
+            visit(key, None, Some(b))?;
+        }
+    }
+    Ok(())
+}
+
+fn compare_lists(node: &Node<'_>, old: Option<&[Value]>, new: Option<&[Value]>, diff: &mut Diff) -> Result<(), String> {
+    let item = item_or_any(node);
+    let old = group(node, old.unwrap_or_default())?;
+    let mut new = group(node, new.unwrap_or_default())?;
+    let mut visit = |element: PathElement, a: Vec<&Value>, b: Vec<&Value>| -> Result<(), String> {
+        let mut below = Diff::default();
+        let own = match (a.len(), b.len()) {
+            (..=1, ..=1) => compare_node(&item, 2, a.first().copied(), b.first().copied(), &mut below)?,
+            // Duplicates are compared as if they were atomic.
+            (2.., 2..) => {
+                if a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| equal(a, b)) {
+                    Change::None
+                } else {
+                    Change::Modified
+                }
+            }
+            (2.., left) => {
+                if left == 1 && compare_node(&item, 2, None, Some(b[0]), &mut below)? == Change::Added {
+                    diff.added.insert_member(element.clone());
+                }
+                Change::Removed
+            }
+            (left, _) => {
+                if left == 1 && compare_node(&item, 2, Some(a[0]), None, &mut below)? == Change::Removed {
+                    diff.removed.insert_member(element.clone());
+                }
+                Change::Added
+            }
+        };
+        diff.place(element, own, below);
+        Ok(())
+    };
+    for (element, a) in old {
+        let b = new.remove(&element).unwrap_or_default();
+        visit(element, a, b)?;
+    }
+    for (element, b) in new {
+        visit(element, Vec::new(), b)?;
+    }
+    Ok(())
+}
+
+/// Merges `config` into `live`: what the configuration says wins, the rest stays.
+pub(super) fn merge(schema: &Schema, live: &mut Value, config: &Value) -> Result<(), String> {
+    merge_node(&schema.root(), live, config)
+}
+
+fn merge_node(node: &Node<'_>, live: &mut Value, config: &Value) -> Result<(), String> {
+    match kind(node, Some(config)) {
+        Some(Kind::Map { atomic: false }) => {
+            let config_map = config.as_object().filter(|map| !map.is_empty());
+            match (live.as_object_mut().filter(|map| !map.is_empty()), config_map) {
+                (Some(live), Some(config)) => {
+                    for (key, value) in config {
+                        match live.get_mut(key) {
+                            Some(old) => merge_node(&child_or_any(node, key), old, value)?,
+                            None => {
+                                live.insert(key.clone(), value.clone());
+                            }
+                        }
+                    }
+                }
+                (Some(_), None) => {}
+                (None, _) => *live = config.clone(),
+            }
+        }
+        Some(Kind::Set | Kind::Keyed) => {
+            let config_items = config.as_array().filter(|items| !items.is_empty());
+            match (live.as_array_mut().filter(|items| !items.is_empty()), config_items) {
+                (Some(live), Some(config)) => {
+                    let merged = merge_lists(node, std::mem::take(live), config)?;
+                    *live = merged;
+                }
+                (Some(_), None) => {}
+                (None, _) => *live = config.clone(),
+            }
+        }
+        _ => *live = config.clone(),
+    }
+    Ok(())
+}
+
+/// Interleaves two lists: shared items in the order of the configuration, the live ones around them where they were.
+fn merge_lists(node: &Node<'_>, live: Vec<Value>, config: &[Value]) -> Result<Vec<Value>, String> {
+    let elements = |items: &[Value]| -> Result<Vec<PathElement>, String> {
+        let one = |(i, item)| item_element(node, item).map_err(|error| format!("element {i}: {error}"));
+        items.iter().enumerate().map(one).collect()
+    };
+    let (left, right) = (elements(&live)?, elements(config)?);
+    // Where an element is in the live list; `None` if it is there more than once.
+    let mut in_live: BTreeMap<&PathElement, Option<usize>> = BTreeMap::new();
+    for (i, element) in left.iter().enumerate() {
+        in_live.entry(element).and_modify(|at| *at = None).or_insert(Some(i));
+    }
+    let in_config: BTreeMap<&PathElement, usize> = right.iter().enumerate().map(|(i, e)| (e, i)).collect();
+    let mut shared = right.iter().filter(|element| in_live.contains_key(element));
+    let mut next_shared = shared.next();
+    let mut merged: std::collections::BTreeSet<&PathElement> = std::collections::BTreeSet::new();
+    let item = item_or_any(node);
+    let mut live: Vec<Option<Value>> = live.into_iter().map(Some).collect();
+    let mut out = Vec::with_capacity(live.len().max(config.len()));
+    let combine = |live: &mut Vec<Option<Value>>, element: &PathElement, out: &mut Vec<Value>| {
+        let value = &config[in_config[element]];
+        let old = in_live.get(element).copied().flatten().and_then(|at| live[at].take());
+        out.push(match old {
+            Some(mut old) => {
+                merge_node(&item, &mut old, value)?;
+                old
+            }
+            None => value.clone(),
+        });
+        Ok::<(), String>(())
+    };
+    let (mut l, mut r) = (0, 0);
+    while l < left.len() || r < right.len() {
+        if l < left.len() && r < right.len() {
+            if left[l] == right[r] {
+                merged.insert(&left[l]);
+                combine(&mut live, &left[l], &mut out)?;
+                l += 1;
+                r += 1;
+                next_shared = shared.next();
+                continue;
+            }
+            if in_config.contains_key(&left[l]) && next_shared.is_some_and(|next| *next != left[l]) {
+                // Shared, but its turn comes later.
+                l += 1;
+                continue;
+            }
+        }
+        if l < left.len() {
+            if !in_config.contains_key(&left[l]) {
+                out.extend(live[l].take());
+                l += 1;
+                continue;
+            } else if merged.contains(&left[l]) {
+                l += 1;
+            }
+        }
+        if r < right.len() {
+            merged.insert(&right[r]);
+            combine(&mut live, &right[r], &mut out)?;
+            if next_shared == Some(&right[r]) {
+                next_shared = shared.next();
+            }
+            r += 1;
+        }
+    }
+    Ok(out)
+}
+
+/// Removes paths from a value. A map or list that loses its last item becomes null.
+pub(super) fn remove(schema: &Schema, value: &mut Value, paths: &FieldSet) {
+    if !paths.is_empty() {
+        remove_node(&schema.root(), value, paths);
+    }
+}
+
+fn remove_node(node: &Node<'_>, value: &mut Value, paths: &FieldSet) {
+    match kind(node, Some(value)) {
+        None | Some(Kind::Scalar) => {}
+        Some(Kind::AtomicList | Kind::Map { atomic: true }) => *value = Value::Null,
+        Some(Kind::Map { atomic: false }) => {
+            let Some(map) = value.as_object_mut().filter(|map| !map.is_empty()) else {
+                *value = Value::Null;
+                return;
+            };
+            map.retain(|key, item| {
+                let element = PathElement::field(key);
+                if paths.has_member(&element) {
+                    return false;
+                }
+                if let Some(below) = paths.child(&element) {
+                    remove_node(&child_or_any(node, key), item, below);
+                }
+                true
+            });
+            if map.is_empty() {
+                *value = Value::Null;
+            }
+        }
+        Some(Kind::Set | Kind::Keyed) => {
+            let Some(items) = value.as_array_mut().filter(|items| !items.is_empty()) else {
+                *value = Value::Null;
+                return;
+            };
+            let item_node = item_or_any(node);
+            items.retain_mut(|item| {
+                let Ok(element) = item_element(node, item) else { return true };
+                if paths.has_member(&element) {
+                    return false;
+                }
+                if let Some(below) = paths.child(&element) {
+                    remove_node(&item_node, item, below);
+                }
+                true
+            });
+            if items.is_empty() {
+                *value = Value::Null;
+            }
+        }
+    }
+}
+
+/// What Go has in an object nothing was decoded into: structs that are not behind pointers exist and hold theirs,
+/// what is always written is null or zero. Custom resources have no such object: theirs is empty.
+pub(super) fn zero(schema: &Schema) -> Value {
+    zero_of(&schema.root())
+}
+
+fn zero_of(node: &Node<'_>) -> Value {
+    let fields = node.object().map(|object| object.fields.as_ref()).unwrap_or_default();
+    let mut map = Map::new();
+    for field in fields.iter().filter(|field| field.always) {
+        let value = match &field.ty {
+            _ if field.pointer => Value::Null,
+            Type::Object(_) => zero_of(&Node::of(node.table, &field.ty)),
+            Type::String | Type::Duration => "".into(),
+            Type::Int32 | Type::Int64 | Type::Float => 0.into(),
+            Type::Bool => false.into(),
+            _ => Value::Null,
+        };
+        map.insert(field.name.to_string(), value);
+    }
+    Value::Object(map)
+}

@@ -1,0 +1,350 @@
+//! JSON patch (RFC 6902), as evanphx/json-patch v4 applies it: negative indices count from the end, `replace` of a
+//! missing map key adds it, a missing `value` is null.
+//!
+//! Invariants:
+//! - JP-1: operations apply in order; the first that fails refuses the whole patch.
+
+use super::parse::{self, Document};
+use super::{PatchError, Validation, gofmt};
+use serde_json::{Map, Value};
+
+/// The most operations a patch may have.
+pub const MAX_OPERATIONS: usize = 10_000;
+/// The most bytes that `copy` operations of one patch may add.
+pub const MAX_COPIED: usize = 3 * 1024 * 1024;
+
+/// A parsed JSON patch.
+#[derive(Debug, Clone)]
+pub struct JsonPatch {
+    operations: Vec<Map<String, Value>>,
+    /// What is wrong with the document under strict validation: `json patch unknown field "[0].foo"`.
+    pub strict_errors: Vec<String>,
+}
+
+impl JsonPatch {
+    pub fn parse(text: &[u8], validation: Validation) -> Result<Self, PatchError> {
+        let checked = validation == Validation::Checked;
+        let prefix = if checked { "error decoding patch: " } else { "" };
+        let bad = |message: String| PatchError::BadRequest(format!("{prefix}{message}"));
+        let Document { value, duplicates, item_keys } = parse::parse(text).map_err(bad)?;
+        let (list, item) = match checked {
+            true => ("[]handlers.jsonPatchOp", "handlers.jsonPatchOp"),
+            false => ("jsonpatch.Patch", "jsonpatch.Operation"),
+        };
+        let wrong = |value: &Value, what: String| {
+            bad(format!("json: cannot unmarshal {} into Go {what}", gofmt::json_kind(value)))
+        };
+        let items = match value {
+            Value::Null => Vec::new(),
+            Value::Array(items) => items,
+            other => return Err(wrong(&other, format!("value of type {list}"))),
+        };
+        let mut operations = Vec::with_capacity(items.len());
+        for value in items {
+            let operation = match value {
+                Value::Object(operation) => operation,
+                Value::Null => Map::new(),
+                other => return Err(wrong(&other, format!("value of type {item}"))),
+            };
+            if checked {
+                for key in ["op", "path", "from"] {
+                    if let Some(value) = operation.get(key).filter(|value| !value.is_string() && !value.is_null()) {
+                        return Err(wrong(value, format!("struct field jsonPatchOp.{key} of type string")));
+                    }
+                }
+            }
+            operations.push(operation);
+        }
+        if operations.len() > MAX_OPERATIONS {
+            return Err(PatchError::TooLarge(format!(
+                "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+                operations.len()
+            )));
+        }
+        let strict_errors = if checked { strict_errors(&duplicates, &item_keys) } else { Vec::new() };
+        Ok(Self { operations, strict_errors })
+    }
+
+    /// Applies all operations to an object. On an error the object is left in between and must be thrown away.
+    pub fn apply(&self, object: &mut Value) -> Result<(), PatchError> {
+        let mut copied = 0;
+        for operation in &self.operations {
+            apply_one(object, operation, &mut copied).map_err(PatchError::Unprocessable)?;
+        }
+        Ok(())
+    }
+}
+
+fn strict_errors(duplicates: &[String], item_keys: &[(String, String)]) -> Vec<String> {
+    let mut errors = Vec::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for (key, path) in item_keys {
+        let path_quoted = crate::goformat::quote(path);
+        if !matches!(key.as_str(), "op" | "from" | "path" | "value") {
+            errors.push(format!("json patch unknown field {path_quoted}"));
+        } else if !seen.insert(path) {
+            errors.push(format!("json patch duplicate field {path_quoted}"));
+        }
+    }
+    // Within values.
+    let own = |path: &String| item_keys.iter().any(|(_, other)| other == path);
+    for path in duplicates.iter().filter(|path| !own(path)) {
+        errors.push(format!("json patch duplicate field {}", crate::goformat::quote(path)));
+    }
+    errors
+}
+
+fn apply_one(object: &mut Value, operation: &Map<String, Value>, copied: &mut usize) -> Result<(), String> {
+    let text = |key: &str| operation.get(key).and_then(Value::as_str);
+    let kind = text("op").unwrap_or("unknown");
+    let path = || text("path").ok_or_else(|| format!("{kind} operation missing path field"));
+    let from = || text("from").ok_or_else(|| format!("{kind} operation missing from field"));
+    let value = || operation.get("value").cloned().unwrap_or(Value::Null);
+    let missing = |path: &str| format!("{kind} operation does not apply: doc is missing path: {path}");
+    match kind {
+        "add" => {
+            let path = path()?;
+            let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
+            add(parent, &key, value())
+        }
+        "remove" => {
+            let path = path()?;
+            let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
+            take(parent, &key).map(drop)
+        }
+        "replace" => {
+            let path = path()?;
+            if path.is_empty() {
+                let new = value();
+                if !new.is_object() && !new.is_array() {
+                    return Err("replace operation value must be object or array".into());
+                }
+                *object = new;
+                return Ok(());
+            }
+            let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
+            match parent {
+                Value::Array(items) => {
+                    let at = index(&key, items.len())?;
+                    items[at] = value();
+                    Ok(())
+                }
+                _ => add(parent, &key, value()),
+            }
+        }
+        "move" => {
+            let from = from()?;
+            let (parent, key) = locate(object, from).ok_or_else(|| missing(from))?;
+            let moved = take(parent, &key)?;
+            let path = path()?;
+            let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
+            add(parent, &key, moved)
+        }
+        "copy" => {
+            let from = from()?;
+            let (parent, key) = locate(object, from).ok_or_else(|| missing(from))?;
+            let copy = get(parent, &key)?.cloned().unwrap_or(Value::Null);
+            *copied += copy.to_string().len();
+            if *copied > MAX_COPIED {
+                return Err(format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
+                ));
+            }
+            let path = path()?;
+            let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
+            add(parent, &key, copy)
+        }
+        "test" => {
+            let path = path()?;
+            let want = value();
+            let same = if path.is_empty() {
+                same(object, &want)
+            } else {
+                let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
+                same(get(parent, &key)?.unwrap_or(&Value::Null), &want)
+            };
+            if same { Ok(()) } else { Err(format!("testing value {path} failed: test failed")) }
+        }
+        _ => Err(format!("Unexpected kind: {kind}")),
+    }
+}
+
+/// Equal, with numbers compared by value.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(x), Value::Number(y)) => x == y || x.as_f64() == y.as_f64(),
+        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same(x, y)),
+        (Value::Object(x), Value::Object(y)) => {
+            x.len() == y.len() && x.iter().all(|(key, x)| y.get(key).is_some_and(|y| same(x, y)))
+        }
+        _ => a == b,
+    }
+}
+
+/// The container a pointer leads to, and the key in it.
+fn locate<'v>(object: &'v mut Value, pointer: &str) -> Option<(&'v mut Value, String)> {
+    // What precedes the first slash is not looked at.
+    let (_, rest) = pointer.split_once('/')?;
+    let (parents, key) = match rest.rsplit_once('/') {
+        Some((parents, key)) => (Some(parents), key),
+        None => (None, rest),
+    };
+    let mut at = object;
+    for part in parents.into_iter().flat_map(|parents| parents.split('/')) {
+        let part = unescape(part);
+        at = match at {
+            Value::Object(map) => map.get_mut(&part)?,
+            Value::Array(items) => {
+                let i = index(&part, items.len()).ok()?;
+                items.get_mut(i)?
+            }
+            _ => return None,
+        };
+    }
+    (at.is_object() || at.is_array()).then(|| (at, unescape(key)))
+}
+
+fn unescape(part: &str) -> String {
+    part.replace("~1", "/").replace("~0", "~")
+}
+
+/// An index of an existing item; negative ones count from the end.
+fn index(key: &str, len: usize) -> Result<usize, String> {
+    let bad = || format!("Unable to access invalid index: {key}");
+    let at: i64 = key.parse().map_err(|_| bad())?;
+    let len = i64::try_from(len).map_err(|_| bad())?;
+    let at = if at < 0 { at + len } else { at };
+    if (0..len).contains(&at) { usize::try_from(at).map_err(|_| bad()) } else { Err(bad()) }
+}
+
+fn get<'v>(parent: &'v Value, key: &str) -> Result<Option<&'v Value>, String> {
+    match parent {
+        Value::Array(items) => Ok(items.get(index(key, items.len())?)),
+        Value::Object(map) => Ok(map.get(key)),
+        _ => Ok(None),
+    }
+}
+
+fn add(parent: &mut Value, key: &str, value: Value) -> Result<(), String> {
+    match parent {
+        Value::Array(items) if key == "-" => items.push(value),
+        Value::Array(items) => {
+            let at = index(key, items.len() + 1)?;
+            items.insert(at, value);
+        }
+        Value::Object(map) => {
+            map.insert(key.into(), value);
+        }
+        _ => return Err("the parent is not a container".into()),
+    }
+    Ok(())
+}
+
+fn take(parent: &mut Value, key: &str) -> Result<Value, String> {
+    match parent {
+        Value::Array(items) => {
+            let at = index(key, items.len())?;
+            Ok(items.remove(at))
+        }
+        Value::Object(map) => map.remove(key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}")),
+        _ => Err("the parent is not a container".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::apply_json;
+    use super::*;
+    use serde_json::json;
+
+    fn run(patch: Value) -> Result<Value, PatchError> {
+        apply_json(&json!({"data": {"a": "1", "b": "2"}, "l": ["p", "q"]}), patch.to_string().as_bytes())
+    }
+
+    #[test]
+    fn applies() {
+        for (patch, pointer, want) in [
+            (json!([{"op": "add", "path": "/data/c", "value": "3"}]), "/data/c", json!("3")),
+            (json!([{"op": "add", "path": "/data/c"}]), "/data/c", Value::Null),
+            (json!([{"op": "replace", "path": "/data/zz", "value": "1"}]), "/data/zz", json!("1")),
+            (json!([{"op": "add", "path": "/l/-", "value": "r"}]), "/l", json!(["p", "q", "r"])),
+            (json!([{"op": "add", "path": "/l/0", "value": "r"}]), "/l", json!(["r", "p", "q"])),
+            (json!([{"op": "add", "path": "/l/-1", "value": "r"}]), "/l", json!(["p", "q", "r"])),
+            (json!([{"op": "remove", "path": "/l/-1"}]), "/l", json!(["p"])),
+            (json!([{"op": "replace", "path": "/l/-2", "value": "x"}]), "/l", json!(["x", "q"])),
+            (json!([{"op": "move", "from": "/data/a", "path": "/data/z"}]), "/data", json!({"b": "2", "z": "1"})),
+            (json!([{"op": "copy", "from": "/data/a", "path": "/l/-"}]), "/l", json!(["p", "q", "1"])),
+            (json!([{"op": "copy", "from": "/data/no", "path": "/x"}]), "/x", Value::Null),
+            (json!([{"op": "add", "path": "/data/x~1y~0", "value": 1}]), "/data/x~1y~0", json!(1)),
+            (json!([{"op": "test", "path": "/data/no", "value": null}]), "/l", json!(["p", "q"])),
+            (json!([{"op": "replace", "path": "", "value": {"k": 1}}]), "", json!({"k": 1})),
+            (json!(null), "/l", json!(["p", "q"])),
+        ] {
+            assert_eq!(run(patch.clone()).unwrap().pointer(pointer), Some(&want), "{patch}");
+        }
+    }
+
+    #[test]
+    fn does_not_apply() {
+        for patch in [
+            json!([{"op": "add", "path": "/foo/bar", "value": "1"}]),
+            json!([{"op": "add", "path": "/l/5", "value": "1"}]),
+            json!([{"op": "remove", "path": "/data/zz"}]),
+            json!([{"op": "remove", "path": "/l/2"}]),
+            json!([{"op": "replace", "path": "/l/2", "value": 1}]),
+            json!([{"op": "frob", "path": "/data/a"}]),
+            json!([{"op": "add", "value": 1}]),
+            json!([{"op": "add", "path": "", "value": 1}]),
+            json!([{"op": "test", "path": "/data/a", "value": "7"}]),
+            json!([{"op": "move", "from": "/data/no", "path": "/x"}]),
+            json!([{"op": "add", "path": "/data/a/b", "value": 1}]),
+            json!([null]),
+        ] {
+            assert!(matches!(run(patch.clone()), Err(PatchError::Unprocessable(_))), "{patch}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_read() {
+        let bad = |text: &str, validation| match JsonPatch::parse(text.as_bytes(), validation) {
+            Err(PatchError::BadRequest(message)) => message,
+            other => panic!("{other:?}"),
+        };
+        let checked = Validation::Checked;
+        assert_eq!(bad("[{", checked), "error decoding patch: unexpected end of JSON input");
+        assert_eq!(
+            bad(r#"{"op":"add"}"#, checked),
+            "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"
+        );
+        assert_eq!(
+            bad(r#"[{"op":1}]"#, checked),
+            "error decoding patch: json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string"
+        );
+        assert_eq!(
+            bad("{}", Validation::Ignore),
+            "json: cannot unmarshal object into Go value of type jsonpatch.Patch"
+        );
+        let many = vec![json!({"op": "test", "path": "/data/a", "value": "1"}); 10_001];
+        let error = JsonPatch::parse(Value::from(many).to_string().as_bytes(), checked).unwrap_err();
+        let message = "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001";
+        assert_eq!(error, PatchError::TooLarge(message.into()));
+    }
+
+    #[test]
+    fn strict() {
+        let text = br#"[{"op": "add", "path": "/metadata/labels", "value": {"a":"b"}, "foo": "bar", "op": "add"}]"#;
+        let patch = JsonPatch::parse(text, Validation::Checked).unwrap();
+        assert_eq!(
+            patch.strict_errors,
+            ["json patch unknown field \"[0].foo\"", "json patch duplicate field \"[0].op\""]
+        );
+    }
+
+    #[test]
+    fn copies_are_limited() {
+        let big = "x".repeat(1024 * 1024);
+        let copy = json!({"op": "copy", "from": "/data", "path": "/data/more"});
+        let patch = JsonPatch::parse(json!([copy, copy, copy]).to_string().as_bytes(), Validation::Checked).unwrap();
+        assert!(patch.apply(&mut json!({"data": {"a": big}})).is_err());
+    }
+}
