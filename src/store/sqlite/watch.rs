@@ -126,8 +126,7 @@ impl Hub {
         behind
     }
 
-    /// Tells watchers that asked for it, and have nothing left to read, how far they are. Returns whether any are left
-    /// to tell when the store moves on.
+    /// Tells watchers that asked for it, and have had nothing since, how far they are.
     pub(crate) fn send_progress(&mut self) {
         let revision = self.revision;
         for group in self.points.values_mut().chain(&mut self.ranges) {

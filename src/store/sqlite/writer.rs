@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -172,10 +172,11 @@ impl<'c> Writer<'c> {
             self.upkeep.wake(&*self.shared.config.clock);
             let busy = self.upkeep.pending(&self.working);
             let first = if busy {
-                match queue.try_recv() {
+                // Those just answered need a moment to ask again; upkeep should not get in their way.
+                match queue.recv_timeout(IDLE) {
                     Ok(command) => Some(command),
-                    Err(TryRecvError::Empty) => None,
-                    Err(TryRecvError::Disconnected) => break,
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => break,
                 }
             } else {
                 match queue.recv() {
@@ -501,3 +502,6 @@ impl<'c> Writer<'c> {
 
 /// How long a batch waits for each of the commands it expects. Far below the time of one fsync.
 const GATHER: Duration = Duration::from_micros(50);
+
+/// How long nothing must come before upkeep counts the writer as idle.
+const IDLE: Duration = Duration::from_millis(1);
