@@ -10,7 +10,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteScope};
-use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkDummy, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
@@ -86,15 +86,6 @@ impl Netlink {
             self.set(LinkUnspec::new_with_index(link.index).mtu(mtu).build(), || format!("set the MTU of {name}"))
                 .await?;
         }
-        self.up(&link).await?;
-        Ok(link)
-    }
-
-    /// A dummy device, up: it holds addresses that are not any wire's.
-    pub async fn ensure_dummy(&self, name: &str) -> Result<Link> {
-        allow(self.handle.link().add(LinkDummy::new(name).build()).execute().await, nix::libc::EEXIST)
-            .map_err(request(format!("create device {name}")))?;
-        let link = self.existing(name).await?;
         self.up(&link).await?;
         Ok(link)
     }
