@@ -492,18 +492,19 @@ async fn compaction(store: &dyn Store) {
     let first = put_one(store, "co/a", "1").await;
     let second = put_one(store, "co/a", "2").await;
     put_one(store, "co/b", "2").await;
-    let third = write(store, vec![delete(key("co/b"))]).await.revision;
-    let last = put_one(store, "co/a", "3").await;
+    write(store, vec![delete(key("co/b"))]).await;
+    let third = put_one(store, "co/a", "3").await;
+    let last = put_one(store, "co/a", "4").await;
     store.compact(third).await.unwrap();
     assert_eq!(store.compacted_revision(), third);
     assert_eq!(store.revision(), last);
-    for revision in [first, second] {
+    for revision in [first, second, third - 1] {
         let answer = store.range(RangeRequest::key(b"co/a").at(revision)).await;
         assert!(matches!(answer, Err(Error::Compacted { compacted }) if compacted == third), "{answer:?}");
     }
     let at = read(store, RangeRequest::prefix(b"co/").at(third)).await;
-    assert_eq!(values(&at.kvs), ["2"]);
-    assert_eq!(values(&read(store, RangeRequest::prefix(b"co/")).await.kvs), ["3"]);
+    assert_eq!(values(&at.kvs), ["3"]);
+    assert_eq!(values(&read(store, RangeRequest::prefix(b"co/")).await.kvs), ["4"]);
     let watch = |start_revision| WatchRequest { range: KeyRange::prefix("co/"), start_revision, progress: false };
     match store.watch(watch(second)).await {
         Err(Error::Compacted { compacted }) => assert_eq!(compacted, third),
@@ -515,8 +516,8 @@ async fn compaction(store: &dyn Store) {
     }
     let mut watcher = store.watch(watch(third)).await.unwrap();
     let events = receive(&mut watcher, 2).await;
-    assert_eq!((events[0].kind, events[1].kind), (EventKind::Delete, EventKind::Put));
-    assert_eq!(events[1].prev_kv.as_ref().map(|kv| &kv.value[..]), Some(&b"2"[..]));
+    assert_eq!((events[0].kv.mod_revision, events[1].kv.mod_revision), (third, last));
+    assert_eq!(events[1].prev_kv.as_ref().map(|kv| &kv.value[..]), Some(&b"3"[..]));
     let again = store.compact(third).await;
     assert!(matches!(again, Err(Error::Compacted { .. })), "{again:?}");
     let future = store.compact(last + 100).await;

@@ -19,6 +19,8 @@ use crate::{Result, Revision};
 
 /// The least time between two steps when writers are waiting.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Revisions that may wait to be swept before the pauses get shorter.
+const FAR_BEHIND: Revision = 200_000;
 /// After an error, so that a full disk is not a busy loop.
 const RETRY: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(8);
@@ -43,8 +45,11 @@ impl Upkeep {
     }
 
     /// Whether a step is due although commands are waiting.
-    pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.last_step.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE)
+    pub(crate) fn is_due(&self, working: &Snapshot, now: Instant) -> bool {
+        // Writers that outrun the sweep for long have to pay for it, or the file would grow without end.
+        let behind = sweep_target(working) - (self.swept >> SUB_BITS);
+        let pause = if behind > FAR_BEHIND { PAUSE / 5 } else { PAUSE };
+        self.last_step.is_none_or(|last| now.saturating_duration_since(last) >= pause)
     }
 
     pub(crate) fn step(

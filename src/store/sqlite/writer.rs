@@ -137,6 +137,8 @@ pub(crate) struct Writer<'c> {
     unflushed_bytes: usize,
     reserved: Revision,
     last_batch: usize,
+    /// The last commit failed.
+    failing: bool,
 }
 
 impl<'c> Writer<'c> {
@@ -163,6 +165,7 @@ impl<'c> Writer<'c> {
             unflushed_bytes: 0,
             reserved,
             last_batch: 0,
+            failing: false,
         })
     }
 
@@ -190,7 +193,7 @@ impl<'c> Writer<'c> {
                     break;
                 }
             }
-            if busy && (idle || self.upkeep.is_due(self.shared.config.clock.instant())) {
+            if busy && (idle || self.upkeep.is_due(&self.working, self.shared.config.clock.instant())) {
                 self.upkeep.step(&self.shared, self.conn, &mut self.statements, &self.working);
             }
         }
@@ -373,6 +376,9 @@ impl<'c> Writer<'c> {
         self.durable = false;
         match result {
             Ok(()) => {
+                if std::mem::take(&mut self.failing) {
+                    info!("writes succeed again");
+                }
                 self.reserved = reserved.unwrap_or(self.reserved);
                 self.unflushed.clear();
                 self.unflushed_bytes = 0;
@@ -385,7 +391,10 @@ impl<'c> Writer<'c> {
                 }
             }
             Err(error) => {
-                error!(%error, "a write failed");
+                // Once, not for every writer that tries while the disk is full.
+                if !std::mem::replace(&mut self.failing, true) {
+                    error!(%error, "writes fail");
+                }
                 self.working = Snapshot::clone(&self.shared.snapshot.load());
                 self.events.clear();
                 self.lease_rows.clear();

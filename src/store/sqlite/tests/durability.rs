@@ -371,3 +371,32 @@ async fn what_is_acknowledged_is_visible() {
     reader.await.unwrap().unwrap();
     store.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compare_and_swap_loses_no_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(config(dir.path())).await.unwrap();
+    store.txn(put("cas/counter", "0")).await.unwrap();
+    let group = component_base::TaskGroup::new();
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            group.spawn(async move {
+                let mut done = 0;
+                while done < 50 {
+                    let kv = store.get(b"cas/counter").await.unwrap().unwrap();
+                    let next: u64 = std::str::from_utf8(&kv.value).unwrap().parse::<u64>().unwrap() + 1;
+                    let op = Op::Put(PutRequest::new("cas/counter", next.to_string()));
+                    let request = TxnRequest::guarded("cas/counter", kv.mod_revision, op);
+                    done += u64::from(store.txn(request).await.unwrap().succeeded);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    let kv = store.get(b"cas/counter").await.unwrap().unwrap();
+    assert_eq!((&kv.value[..], kv.version), (&b"400"[..], 401));
+    store.close().await.unwrap();
+}
