@@ -5,10 +5,12 @@
 
 use std::net::IpAddr;
 
+use apimachinery::validation::meta::{self as validation_meta, LabelSelectorOptions};
 use apimachinery::validation::{ErrorList, ErrorType, FieldError, Path, names};
 use serde_json::Value;
 
-use crate::access::{obj, same, text};
+use crate::access::{copy_field, obj, same, text};
+use crate::kind::RequestContext;
 
 pub(crate) const IMMUTABLE: &str = "field is immutable";
 pub(crate) const IMMUTABLE_WHEN_SET: &str = "field is immutable when `immutable` is set";
@@ -191,6 +193,56 @@ pub(crate) fn next_generation(object: &mut Value, old: &Value, changed: bool) {
         return;
     }
     set_generation(object, was + i64::from(changed));
+}
+
+/// An update of an object with a spec and a status: the status is kept, or on `status` the spec; the generation counts
+/// changes of the spec.
+pub(crate) fn keep_spec_or_status(cx: &RequestContext, object: &mut Value, old: &Value) {
+    if cx.subresource == "status" {
+        copy_field(object, old, "spec");
+        next_generation(object, old, false);
+    } else {
+        copy_field(object, old, "status");
+        let changed = !same(spec(object), spec(old));
+        next_generation(object, old, changed);
+    }
+}
+
+/// `acme.io/foo`.
+pub(crate) fn domain_prefixed_path(errors: &mut ErrorList, path: Path, value: &str) {
+    if value.is_empty() {
+        errors.required(path, "");
+        return;
+    }
+    let (host, rest) = value.split_once('/').unwrap_or((value, ""));
+    if host.is_empty() || rest.is_empty() {
+        errors.invalid(path, value, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+        return;
+    }
+    errors.invalid_all(&path, host, names::is_dns1123_subdomain(host));
+    if !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+        let detail = names::regex_error("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]);
+        errors.invalid(path, rest, &detail);
+    }
+}
+
+/// A count or a percentage, of a whole.
+pub(crate) fn int_or_percent(errors: &mut ErrorList, path: &Path, value: &Value) {
+    match value {
+        Value::String(text) => errors.invalid_all(path, text, names::is_valid_percent(text)),
+        number => not_negative(errors, path.clone(), number.as_i64().unwrap_or(0)),
+    }
+}
+
+pub(crate) fn not_over_100_percent(errors: &mut ErrorList, path: &Path, value: &Value) {
+    let percent = value.as_str().filter(|p| names::is_valid_percent(p).is_empty()).map(|p| p.trim_end_matches('%'));
+    if percent.is_some_and(|p| p.parse::<i64>().is_ok_and(|p| p > 100)) {
+        errors.invalid(path.clone(), value.clone(), "must not be greater than 100%");
+    }
+}
+
+pub(crate) fn label_selector(errors: &mut ErrorList, path: &Path, selector: &Value) {
+    errors.extend(validation_meta::validate_label_selector(selector, LabelSelectorOptions::default(), path));
 }
 
 #[cfg(test)]

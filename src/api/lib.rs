@@ -14,12 +14,21 @@ pub mod autoscaling;
 mod checks;
 pub mod coordination;
 pub mod core;
+mod diff;
 pub mod discovery;
 pub mod events;
+mod godump;
 pub mod kind;
+pub mod networking;
+pub mod node;
 pub mod policy;
 pub mod printers;
 pub mod rbac;
+mod resource_names;
+pub mod scheduling;
+pub mod storage;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use kind::*;
 
@@ -30,9 +39,11 @@ const KINDS: &[fn() -> Kind] = &[
     core::configmap::kind,
     core::endpoints::kind,
     core::event::kind,
+    core::limitrange::kind,
     core::namespace::kind,
     core::node::kind,
     core::pod::kind,
+    core::resourcequota::kind,
     core::secret::kind,
     core::serviceaccount::kind,
     core::service::kind,
@@ -54,19 +65,27 @@ const KINDS: &[fn() -> Kind] = &[
     discovery::endpointslice::kind,
     // events.k8s.io/v1
     events::event::kind,
+    // networking.k8s.io/v1
+    networking::ingressclass::kind,
+    networking::ingress::kind,
+    networking::networkpolicy::kind,
+    // node.k8s.io/v1
+    node::runtimeclass::kind,
+    // policy/v1
+    policy::poddisruptionbudget::kind,
     // rbac.authorization.k8s.io/v1
     rbac::clusterrolebinding::kind,
     rbac::clusterrole::kind,
     rbac::rolebinding::kind,
     rbac::role::kind,
+    // scheduling.k8s.io/v1
+    scheduling::priorityclass::kind,
+    // storage.k8s.io/v1
+    storage::storageclass::kind,
 ];
 
 /// Kinds that are only ever the body of a subresource: no routes of their own.
-const BODIES: &[fn() -> Kind] = &[
-    authentication::tokenrequest::kind,
-    autoscaling::scale::kind,
-    policy::eviction::kind,
-];
+const BODIES: &[fn() -> Kind] = &[authentication::tokenrequest::kind, autoscaling::scale::kind, policy::eviction::kind];
 
 /// Every built-in kind, made once.
 pub fn kinds() -> &'static [Arc<Kind>] {
@@ -78,4 +97,45 @@ pub fn kinds() -> &'static [Arc<Kind>] {
 pub fn bodies() -> &'static [Arc<Kind>] {
     static MADE: OnceLock<Vec<Arc<Kind>>> = OnceLock::new();
     MADE.get_or_init(|| BODIES.iter().map(|make| Arc::new(make())).collect())
+}
+
+#[cfg(test)]
+mod oracle_tmp;
+#[cfg(test)]
+pub(crate) fn oracle_tmp_norm(v: &mut serde_json::Value) {
+    use serde_json::Value;
+    match v {
+        Value::Object(m) => {
+            for k in ["limits", "requests", "overhead", "hard"] {
+                if let Some(Value::Object(r)) = m.get_mut(k) {
+                    for x in r.values_mut() {
+                        if let Ok(q) = apimachinery::quantity::Quantity::from_json(x) {
+                            *x = Value::String(q.canonical());
+                        }
+                    }
+                }
+            }
+            for k in ["divisor", "sizeLimit"] {
+                if let Some(x) = m.get_mut(k) {
+                    if let Ok(q) = apimachinery::quantity::Quantity::from_json(x) {
+                        *x = Value::String(q.canonical());
+                    }
+                }
+            }
+            for x in m.values_mut() {
+                oracle_tmp_norm(x);
+            }
+            m.retain(|k, v| {
+                !(v.is_null() && k != "lastProbeTime" && k != "lastTransitionTime")
+                    && !v.as_array().is_some_and(|a| a.is_empty())
+                    && !(["image", "value"].contains(&k.as_str()) && v == "")
+            });
+        }
+        Value::Array(a) => {
+            for x in a {
+                oracle_tmp_norm(x);
+            }
+        }
+        _ => {}
+    }
 }

@@ -166,11 +166,11 @@ fn addresses_are_checked_before_all_else() {
 fn validates_fields() {
     for (spec, want) in [
         (
-            json!({"ports": [{"port": 0, "protocol": "X", "targetPort": "UP"}]}),
+            json!({"ports": [{"port": 0, "protocol": "X", "targetPort": "a_b"}]}),
             vec![
                 "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
                 "spec.ports[0].protocol: Unsupported value: \"X\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
-                "spec.ports[0].targetPort: Invalid value: \"UP\": must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+                "spec.ports[0].targetPort: Invalid value: \"a_b\": must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
             ],
         ),
         (
