@@ -112,9 +112,9 @@ fn longest(
 ) -> (usize, usize, usize) {
     let (mut best_i, mut best_j, mut best) = (a_low, b_low, 0);
     let mut lengths: HashMap<usize, usize> = HashMap::new();
-    for i in a_low..a_high {
+    for (i, line) in a.iter().enumerate().take(a_high).skip(a_low) {
         let mut next = HashMap::new();
-        for &j in positions.get(a[i]).map_or(&[][..], Vec::as_slice) {
+        for &j in positions.get(line).map_or(&[][..], Vec::as_slice) {
             if j < b_low {
                 continue;
             }
@@ -164,7 +164,7 @@ fn groups(blocks: &[Block]) -> Vec<Vec<Block>> {
         }
         group.push(block);
     }
-    if !group.is_empty() && !(group.len() == 1 && group[0].tag == Tag::Equal) {
+    if group.iter().any(|block| block.tag == Tag::Change) {
         out.push(group);
     }
     out
@@ -178,7 +178,8 @@ mod tests {
     fn hunks() {
         let a = "1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n13\n14\n15\n16";
         let b = a.replace("\n5\n", "\nfive\nV\n").replace("\n15\n", "\n");
-        let expected = "@@ -2,7 +2,8 @@\n 2\n 3\n 4\n-5\n+five\n+V\n 6\n 7\n 8\n@@ -12,5 +13,4 @@\n 12\n 13\n 14\n-15\n 16\n";
+        let expected =
+            "@@ -2,7 +2,8 @@\n 2\n 3\n 4\n-5\n+five\n+V\n 6\n 7\n 8\n@@ -12,5 +13,4 @@\n 12\n 13\n 14\n-15\n 16\n";
         assert_eq!(unified(a, &b), expected);
         assert_eq!(unified(a, a), "");
     }

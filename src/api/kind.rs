@@ -16,8 +16,7 @@ pub enum Scope {
 }
 
 /// The verbs of discovery, in upstream's (alphabetical) order.
-pub const ALL_VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+pub const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// A resource: everything that routing, discovery, printing and the registry need to know.
 #[derive(Clone)]
@@ -99,6 +98,12 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Texts for `Warning` headers.
     fn warnings(&self, _cx: &RequestContext, _object: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Warnings of a create about what [`Self::prepare_for_create`] will make invisible; called before it (and before
+    /// admission), shown before those of [`Self::warnings`].
+    fn early_warnings(&self, _cx: &RequestContext, _object: &Value) -> Vec<String> {
         Vec::new()
     }
 
@@ -296,7 +301,8 @@ impl Kind {
             verbs: Cow::Borrowed(ALL_VERBS),
             subresources: Cow::Borrowed(&[]),
             storage_key: plural.into(),
-            schema: apimachinery::schema::builtin_schema(definition).expect("every built-in kind has a recorded definition"),
+            schema: apimachinery::schema::builtin_schema(definition)
+                .expect("every built-in kind has a recorded definition"),
             strategy: Arc::new(strategy),
         }
     }
@@ -331,7 +337,8 @@ impl Kind {
     ) -> Kind {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let verbs = Cow::Borrowed(verbs);
-        let sub = Subresource { name: name.into(), group: group.into(), version: version.into(), kind: kind.into(), verbs };
+        let sub =
+            Subresource { name: name.into(), group: group.into(), version: version.into(), kind: kind.into(), verbs };
         self.subresources.to_mut().push(sub);
         self
     }

@@ -25,7 +25,8 @@ struct Packed {
 pub fn columns_of(resource: &str) -> Vec<Column> {
     static PACKED: OnceLock<Packed> = OnceLock::new();
     let packed = PACKED.get_or_init(|| {
-        serde_json::from_str(include_str!("data/printcolumns.json")).expect("the packed column file is part of this build")
+        serde_json::from_str(include_str!("data/printcolumns.json"))
+            .expect("the packed column file is part of this build")
     });
     let Some(rows) = packed.columns.get(resource) else {
         return default_columns();

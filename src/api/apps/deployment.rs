@@ -8,8 +8,8 @@ use apimachinery::validation::{ErrorList, ErrorType, FieldError, Path, names};
 use serde_json::{Value, json};
 
 use super::template::{
-    bump_generation, keep_status_update, nonnegative_fields, not_above, selector_immutable, validate_selector_and_template,
-    workload_warnings,
+    bump_generation, keep_status_update, nonnegative_fields, not_above, selector_immutable,
+    validate_selector_and_template, workload_warnings,
 };
 use crate::access::*;
 use crate::core::podspec;

@@ -4,5 +4,6 @@ pub mod controllerrevision;
 pub mod deployment;
 pub mod replicaset;
 mod scale;
+pub(crate) mod template;
 
-pub use scale::{apply_scale, scale_from};
+pub use scale::{apply_scale, scale_from, validate_scale};

@@ -8,8 +8,8 @@ use apimachinery::validation::{ErrorList, Path};
 use serde_json::{Value, json};
 
 use super::template::{
-    bump_generation, keep_status_update, nonnegative_fields, not_above, selector_immutable, validate_selector_and_template,
-    workload_warnings,
+    bump_generation, keep_status_update, nonnegative_fields, not_above, selector_immutable,
+    validate_selector_and_template, workload_warnings,
 };
 use crate::access::*;
 use crate::core::podspec;
@@ -111,8 +111,14 @@ impl Strategy for ReplicaSet {
 fn validate_status(status: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("status");
-    let fields =
-        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas", "observedGeneration"];
+    let fields = [
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "terminatingReplicas",
+        "observedGeneration",
+    ];
     nonnegative_fields(&mut errors, status, &fields, &path);
     for key in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
         not_above(&mut errors, status, key, "replicas", "cannot be greater than status.replicas", &path);

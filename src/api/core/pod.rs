@@ -17,10 +17,11 @@ use serde_json::{Value, json};
 
 use super::podspec::{self, Scope as SpecScope};
 use crate::access::*;
+use crate::apps::template::name_warning;
 use crate::kind::{Column, Kind, RequestContext, Scope, Strategy};
 use crate::printers::columns_of;
 
-pub use binding::{apply_binding, validate_binding};
+pub use binding::{BindError, apply_binding, validate_binding};
 
 pub struct Pod;
 
@@ -128,12 +129,17 @@ impl Strategy for Pod {
         if !cx.subresource.is_empty() && cx.subresource != "resize" && cx.subresource != "ephemeralcontainers" {
             return Vec::new();
         }
-        let mut out = match old {
-            None => skew::app_armor_warnings(pod),
-            Some(_) => Vec::new(),
-        };
+        let mut out = Vec::new();
+        if old.is_none() {
+            let what = "the Pod's hostname, which can result in surprising behavior";
+            out.extend(name_warning(text(obj(pod, "metadata"), "name"), what));
+        }
         out.extend(podspec::warnings(pod, SpecScope::Pod, &Path::nil()));
         out
+    }
+
+    fn early_warnings(&self, _cx: &RequestContext, pod: &Value) -> Vec<String> {
+        skew::app_armor_warnings(pod)
     }
 
     fn selectable_fields(&self, pod: &Value) -> Vec<(&'static str, String)> {

@@ -20,24 +20,36 @@ pub fn validate_binding(binding: &Value) -> ErrorList {
     errors
 }
 
-/// Assigns the pod to the binding's node: node name, annotations and labels of the binding, condition PodScheduled.
-/// Err is upstream's reason why the pod cannot be bound (the answer is 409 `Conflict`).
-pub fn apply_binding(pod: &mut Value, binding: &Value, now: jiff::Timestamp) -> Result<(), String> {
+/// Why a pod cannot be bound. Both are answered with 409 `Conflict`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BindError {
+    /// The binding is meant for another pod of this name; upstream answers as for a failed precondition of storage.
+    #[error("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}")]
+    Uid { wanted: String, found: String },
+    /// The reason, to stand behind `Operation cannot be fulfilled on pods/binding "<name>": `.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+/// Assigns the pod to the binding's node: node name, annotations and labels of the binding, condition PodScheduled. The
+/// generation stays.
+pub fn apply_binding(pod: &mut Value, binding: &Value, now: jiff::Timestamp) -> Result<(), BindError> {
+    let conflict = |reason: String| Err(BindError::Conflict(reason));
     let name = text(obj(pod, "metadata"), "name").to_owned();
     let node = text(obj(binding, "target"), "name").to_owned();
     let (wanted, uid) = (text(obj(binding, "metadata"), "uid"), text(obj(pod, "metadata"), "uid"));
     if !wanted.is_empty() && wanted != uid {
-        return Err(format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"));
+        return Err(BindError::Uid { wanted: wanted.to_owned(), found: uid.to_owned() });
     }
     if has(obj(pod, "metadata"), "deletionTimestamp") {
-        return Err(format!("pod {name} is being deleted, cannot be assigned to a host"));
+        return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));
     }
     let current = text(obj(pod, "spec"), "nodeName");
     if !current.is_empty() {
-        return Err(format!("pod {name} is already assigned to node {}", apimachinery::goformat::quote(current)));
+        return conflict(format!("pod {name} is already assigned to node {}", apimachinery::goformat::quote(current)));
     }
     if !items(obj(pod, "spec"), "schedulingGates").is_empty() {
-        return Err(format!("pod {name} has non-empty .spec.schedulingGates"));
+        return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
     ensure_map(pod, "spec");
     if let Some(spec) = pod.get_mut("spec") {
@@ -52,10 +64,6 @@ pub fn apply_binding(pod: &mut Value, binding: &Value, now: jiff::Timestamp) -> 
                 own.insert(k.clone(), v.clone());
             }
         }
-    }
-    let generation = int(obj(pod, "metadata"), "generation") + 1;
-    if let Some(meta) = pod.get_mut("metadata") {
-        set(meta, "generation", generation);
     }
     set_scheduled(pod, now);
     Ok(())

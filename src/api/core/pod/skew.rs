@@ -119,13 +119,23 @@ fn profile_of(annotation: &str) -> Option<Value> {
     }
 }
 
-/// Annotations that stand for a field which was not given (after [`sync_app_armor`] both are there, so the field tells).
+/// Annotations that stand for a field which was not given. To be asked before [`sync_app_armor`], which makes both alike.
 pub(super) fn app_armor_warnings(pod: &Value) -> Vec<String> {
+    let spec = obj(pod, "spec");
+    if text(obj(spec, "os"), "name") == "windows" {
+        return Vec::new();
+    }
     let annotations = obj(obj(pod, "metadata"), "annotations");
+    let pod_profile = obj(obj(spec, "securityContext"), "appArmorProfile");
     let mut out = Vec::new();
-    for (container, _) in containers_with_paths(obj(pod, "spec"), &Path::nil()) {
+    for (container, _) in containers_with_paths(spec, &Path::nil()) {
         let key = format!("{APP_ARMOR}{}", text(container, "name"));
-        if has(annotations, &key) {
+        let Some(annotation) = opt_text(annotations, &key) else { continue };
+        if has(obj(container, "securityContext"), "appArmorProfile") {
+            continue;
+        }
+        // A profile that the pod as a whole has anyway needs no field of the container.
+        if profile_of(annotation).is_none_or(|profile| !same(&profile, pod_profile)) {
             let at = Path::new("metadata").child("annotations").key(&key);
             out.push(format!(r#"{at}: deprecated since v1.30; use the "appArmorProfile" field instead"#));
         }

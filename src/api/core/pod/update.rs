@@ -214,12 +214,17 @@ pub(super) fn validate_ephemeral(pod: &Value, old: &Value) -> ErrorList {
     for was in items(obj(old, "spec"), "ephemeralContainers") {
         let name = quote(text(was, "name"));
         match new.iter().rfind(|c| text(c, "name") == text(was, "name")) {
-            None => errors.forbidden(path.clone(), &format!("existing ephemeral containers {name} may not be removed\n")),
+            None => {
+                errors.forbidden(path.clone(), &format!("existing ephemeral containers {name} may not be removed\n"))
+            }
             Some(is) if !same(is, was) => {
                 let before = godump::dump_pretty("EphemeralContainer", was);
                 let after = godump::dump_pretty("EphemeralContainer", is);
                 let shown = diff::unified(&before, &after);
-                errors.forbidden(path.clone(), &format!("existing ephemeral containers {name} may not be changed\n{shown}"));
+                errors.forbidden(
+                    path.clone(),
+                    &format!("existing ephemeral containers {name} may not be changed\n{shown}"),
+                );
             }
             Some(_) => {}
         }
@@ -377,8 +382,7 @@ fn validate_transitions(errors: &mut ErrorList, pod: &Value, old: &Value, path: 
         ("initContainerStatuses", "initContainers"),
         ("ephemeralContainerStatuses", "ephemeralContainers"),
     ] {
-        let containers: BTreeMap<&str, &Value> =
-            items(spec, specs).iter().map(|c| (text(c, "name"), c)).collect();
+        let containers: BTreeMap<&str, &Value> = items(spec, specs).iter().map(|c| (text(c, "name"), c)).collect();
         for (i, was) in items(obj(old, "status"), list).iter().enumerate() {
             let Some(ended) = field(obj(was, "state"), "terminated") else { continue };
             let name = text(was, "name");

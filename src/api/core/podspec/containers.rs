@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use apimachinery::validation::{ErrorList, Path, names};
 use serde_json::Value;
 
+use super::dns_label;
 use super::env::{validate_env, validate_env_from};
 use super::probes::{validate_lifecycle, validate_probe};
 use super::resources::{self, Owner};
 use super::security::validate_security_context;
 use super::volumes::{no_backsteps, relative_path};
-use super::dns_label;
 use crate::access::*;
 
 /// What all container lists of one pod share.
@@ -29,6 +29,10 @@ impl Pod<'_> {
     fn grace(&self) -> Option<i64> {
         opt_int(self.spec, "terminationGracePeriodSeconds")
     }
+
+    fn os(&self) -> &str {
+        text(obj(self.spec, "os"), "name")
+    }
 }
 
 pub(super) fn validate_containers(errors: &mut ErrorList, pod: &Pod<'_>, path: &Path) {
@@ -44,7 +48,7 @@ pub(super) fn validate_containers(errors: &mut ErrorList, pod: &Pod<'_>, path: &
         if !seen.insert(text(container, "name")) {
             errors.duplicate(at.child("name"), text(container, "name"));
         }
-        validate_lifecycle(errors, obj(container, "lifecycle"), pod.grace(), &at.child("lifecycle"));
+        validate_lifecycle(errors, obj(container, "lifecycle"), pod.grace(), pod.os(), &at.child("lifecycle"));
         validate_probes(errors, pod, container, &at);
         validate_restart_policy(errors, container, &at);
     }
@@ -66,29 +70,30 @@ pub(super) fn validate_init_containers(errors: &mut ErrorList, pod: &Pod<'_>, pa
         // Init containers run one by one, so each has the host's ports to itself. Upstream counts from 0 here.
         validate_host_ports(errors, std::iter::once((0, container)), path);
         if is_sidecar(container) {
-            validate_lifecycle(errors, obj(container, "lifecycle"), pod.grace(), &at.child("lifecycle"));
+            validate_lifecycle(errors, obj(container, "lifecycle"), pod.grace(), pod.os(), &at.child("lifecycle"));
             validate_probes(errors, pod, container, &at);
         } else {
             for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
                 if has(container, field) {
-                    errors.forbidden(at.child(field), "may not be set for init containers without restartPolicy=Always");
+                    errors
+                        .forbidden(at.child(field), "may not be set for init containers without restartPolicy=Always");
                 }
             }
         }
     }
 }
 
-/// Fields of an ephemeral container in upstream's order, with those that may be set marked.
-const EPHEMERAL_FIELDS: &[(&str, bool)] = &[
-    ("ports", false),
-    ("resources", false),
-    ("resizePolicy", false),
-    ("restartPolicy", false),
-    ("restartPolicyRules", false),
-    ("livenessProbe", false),
-    ("readinessProbe", false),
-    ("startupProbe", false),
-    ("lifecycle", false),
+/// What an ephemeral container may not have, in the order of its fields.
+const NOT_EPHEMERAL: &[&str] = &[
+    "ports",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
 ];
 
 pub(super) fn validate_ephemeral_containers(errors: &mut ErrorList, pod: &Pod<'_>, path: &Path) {
@@ -110,14 +115,10 @@ pub(super) fn validate_ephemeral_containers(errors: &mut ErrorList, pod: &Pod<'_
         if !target.is_empty() && !others.contains(target) {
             errors.not_found(at.child("targetContainerName"), target);
         }
-        for (field, allowed) in EPHEMERAL_FIELDS {
-            let given = match field_of(container, field) {
-                Value::Object(map) if *field == "resources" => !map.is_empty(),
-                Value::Null => false,
-                _ => true,
-            };
-            if !allowed && given {
-                errors.forbidden(at.child(field), "cannot be set for an Ephemeral Container");
+        for key in NOT_EPHEMERAL {
+            let empty = obj(container, key).as_object().is_some_and(|o| o.is_empty() && *key == "resources");
+            if has(container, key) && !empty {
+                errors.forbidden(at.child(key), "cannot be set for an Ephemeral Container");
             }
         }
         for (j, mount) in items(container, "volumeMounts").iter().enumerate() {
@@ -129,10 +130,6 @@ pub(super) fn validate_ephemeral_containers(errors: &mut ErrorList, pod: &Pod<'_
             }
         }
     }
-}
-
-fn field_of<'a>(container: &'a Value, key: &str) -> &'a Value {
-    obj(container, key)
 }
 
 /// A native sidecar: an init container that keeps running.
@@ -181,7 +178,12 @@ fn validate_common(errors: &mut ErrorList, pod: &Pod<'_>, container: &Value, pat
     let resources = obj(container, "resources");
     resources::validate(errors, Owner::Container, resources, &pod.claims, &path.child("resources"));
     validate_resize_policy(errors, pod, items(container, "resizePolicy"), &path.child("resizePolicy"));
-    validate_security_context(errors, obj(container, "securityContext"), pod.host_users, &path.child("securityContext"));
+    validate_security_context(
+        errors,
+        obj(container, "securityContext"),
+        pod.host_users,
+        &path.child("securityContext"),
+    );
 }
 
 fn validate_restart_policy(errors: &mut ErrorList, container: &Value, path: &Path) {
@@ -252,11 +254,7 @@ fn validate_ports(errors: &mut ErrorList, ports: &[Value], path: &Path) {
     }
 }
 
-fn validate_host_ports<'a>(
-    errors: &mut ErrorList,
-    containers: impl Iterator<Item = (usize, &'a Value)>,
-    path: &Path,
-) {
+fn validate_host_ports<'a>(errors: &mut ErrorList, containers: impl Iterator<Item = (usize, &'a Value)>, path: &Path) {
     let mut seen = BTreeSet::new();
     for (i, container) in containers {
         for (j, port) in items(container, "ports").iter().enumerate() {

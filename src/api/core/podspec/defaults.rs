@@ -225,11 +225,9 @@ fn default_volume(volume: &mut Value) {
                     }
                 }
             }
-            "image" => {
-                if text(value, "pullPolicy").is_empty() {
-                    let policy = pull_policy(text(value, "reference"));
-                    set(value, "pullPolicy", policy);
-                }
+            "image" if text(value, "pullPolicy").is_empty() => {
+                let policy = pull_policy(text(value, "reference"));
+                set(value, "pullPolicy", policy);
             }
             _ => {}
         }

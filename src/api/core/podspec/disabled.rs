@@ -10,7 +10,9 @@ pub fn drop_disabled(spec: &mut Value) {
     remove(spec, "workloadRef");
     for volume in items_mut(spec, "volumes") {
         for source in volume.get_mut("projected").map_or(&mut [][..], |p| items_mut(p, "sources")) {
+            // The APIs these read from are not served by default.
             remove(source, "clusterTrustBundle");
+            remove(source, "podCertificate");
         }
     }
 }

@@ -35,8 +35,7 @@ const RESOURCES: &[&str] = &[
     "requests.memory",
 ];
 
-const BYTE_DIVISORS: &[&str] =
-    &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+const BYTE_DIVISORS: &[&str] = &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
 
 pub(super) fn validate_env(
     errors: &mut ErrorList,
@@ -60,7 +59,8 @@ pub(super) fn validate_env(
 /// The relaxed rule of names: printable ASCII without `=`.
 fn relaxed_env_name(name: &str) -> Option<&'static str> {
     let printable = name.chars().all(|c| (' '..='~').contains(&c) && c != '=');
-    (!printable).then_some("a valid environment variable name must consist only of printable ASCII characters other than '='")
+    (!printable)
+        .then_some("a valid environment variable name must consist only of printable ASCII characters other than '='")
 }
 
 fn validate_value_from(errors: &mut ErrorList, var: &Value, volumes: &BTreeMap<String, &Value>, path: &Path) {
@@ -85,7 +85,8 @@ fn validate_value_from(errors: &mut ErrorList, var: &Value, volumes: &BTreeMap<S
         validate_file_ref(errors, file, volumes, &path.child("fileKeyRef"));
     }
     if sources == 0 {
-        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
+        let detail =
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
         errors.invalid(path.clone(), "", detail);
     } else if !text(var, "value").is_empty() {
         errors.invalid(path.clone(), "", "may not be specified when `value` is not empty");
@@ -226,7 +227,9 @@ pub(super) fn validate_resource_ref(errors: &mut ErrorList, reference: &Value, i
     };
     if !known.contains(&divisor.as_str()) {
         let what = match resource {
-            "limits.cpu" | "requests.cpu" => "only divisor's values 1m and 1 are supported with the cpu resource".to_owned(),
+            "limits.cpu" | "requests.cpu" => {
+                "only divisor's values 1m and 1 are supported with the cpu resource".to_owned()
+            }
             "limits.memory" | "requests.memory" => bytes_detail("memory"),
             _ if huge => bytes_detail("hugepages"),
             _ => bytes_detail("local ephemeral storage"),

@@ -28,19 +28,19 @@ use serde_json::{Value, json};
 use crate::access::*;
 
 pub use annotations::{validate_annotation_update, validate_annotations, validate_seccomp_and_app_armor_match};
+pub use claims::validate_claim_spec;
 pub use containers::is_sidecar;
 pub use defaults::{
     default_claim_spec, default_pod_only, default_spec, default_template, drop_init_container_annotations,
     round_up_resources,
 };
 pub use disabled::{drop_disabled, drop_disabled_in_template};
+pub use probes::port_number_or_name;
+pub use resources::validate_quantity;
 pub use resources::{
     ResourceMap, aggregate_limits, aggregate_requests, is_extended, is_huge_page, is_pod_level_resource, qos_class,
     quantities,
 };
-pub use claims::validate_claim_spec;
-pub use probes::port_number_or_name;
-pub use resources::validate_quantity;
 pub use scheduling::{
     validate_added_tolerations, validate_deleted_gates, validate_node_affinity_growth, validate_node_selector,
     validate_node_selector_growth, validate_tolerations,

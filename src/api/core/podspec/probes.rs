@@ -28,11 +28,91 @@ pub(super) fn validate_probe(errors: &mut ErrorList, kind: &str, probe: &Value, 
     }
 }
 
-pub(super) fn validate_lifecycle(errors: &mut ErrorList, lifecycle: &Value, grace: Option<i64>, path: &Path) {
+/// Signals a container may be stopped with.
+const STOP_SIGNALS: &[&str] = &[
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGRTMAX",
+    "SIGRTMAX-1",
+    "SIGRTMAX-10",
+    "SIGRTMAX-11",
+    "SIGRTMAX-12",
+    "SIGRTMAX-13",
+    "SIGRTMAX-14",
+    "SIGRTMAX-2",
+    "SIGRTMAX-3",
+    "SIGRTMAX-4",
+    "SIGRTMAX-5",
+    "SIGRTMAX-6",
+    "SIGRTMAX-7",
+    "SIGRTMAX-8",
+    "SIGRTMAX-9",
+    "SIGRTMIN",
+    "SIGRTMIN+1",
+    "SIGRTMIN+10",
+    "SIGRTMIN+11",
+    "SIGRTMIN+12",
+    "SIGRTMIN+13",
+    "SIGRTMIN+14",
+    "SIGRTMIN+15",
+    "SIGRTMIN+2",
+    "SIGRTMIN+3",
+    "SIGRTMIN+4",
+    "SIGRTMIN+5",
+    "SIGRTMIN+6",
+    "SIGRTMIN+7",
+    "SIGRTMIN+8",
+    "SIGRTMIN+9",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
+];
+
+/// `os` is the pod's `spec.os.name`.
+pub(super) fn validate_lifecycle(errors: &mut ErrorList, lifecycle: &Value, grace: Option<i64>, os: &str, path: &Path) {
     for hook in ["postStart", "preStop"] {
         if let Some(handler) = field(lifecycle, hook) {
             validate_handler(errors, handler, &["exec", "httpGet", "tcpSocket", "sleep"], grace, &path.child(hook));
         }
+    }
+    let Some(signal) = opt_text(lifecycle, "stopSignal") else { return };
+    let at = path.child("stopSignal");
+    let known: &[&str] = match os {
+        "" => return errors.forbidden(at, "may not be set for containers with empty `spec.os.name`"),
+        "windows" => &["SIGKILL", "SIGTERM"],
+        _ => STOP_SIGNALS,
+    };
+    if !known.contains(&signal) {
+        errors.not_supported(at, signal, known);
     }
 }
 

@@ -156,7 +156,11 @@ fn validate_pod_certificate(errors: &mut ErrorList, source: &Value, paths: &mut 
     }
     if let Some(seconds) = opt_int(source, "maxExpirationSeconds") {
         if seconds < 3600 {
-            errors.invalid(path.child("maxExpirationSeconds"), seconds, "if provided, maxExpirationSeconds must be >= 3600");
+            errors.invalid(
+                path.child("maxExpirationSeconds"),
+                seconds,
+                "if provided, maxExpirationSeconds must be >= 3600",
+            );
         }
         let top = if text(source, "signerName").starts_with("kubernetes.io/") { 86400 } else { 7_862_400 };
         if seconds > top {
@@ -176,6 +180,7 @@ fn validate_pod_certificate(errors: &mut ErrorList, source: &Value, paths: &mut 
         }
     }
     if targets.iter().all(|key| text(source, key).is_empty()) {
-        errors.required(path.clone(), "specify at least one of credentialBundlePath, keyPath, and certificateChainPath");
+        errors
+            .required(path.clone(), "specify at least one of credentialBundlePath, keyPath, and certificateChainPath");
     }
 }

@@ -213,7 +213,13 @@ pub(super) enum Owner {
 }
 
 /// `resources` of a container or a pod, or an overhead (as `{limits: overhead}`).
-pub(super) fn validate(errors: &mut ErrorList, owner: Owner, resources: &Value, claims: &BTreeSet<String>, path: &Path) {
+pub(super) fn validate(
+    errors: &mut ErrorList,
+    owner: Owner,
+    resources: &Value,
+    claims: &BTreeSet<String>,
+    path: &Path,
+) {
     let limits = quantities(resources, "limits");
     let requests = quantities(resources, "requests");
     let (limit_path, request_path) = (path.child("limits"), path.child("requests"));

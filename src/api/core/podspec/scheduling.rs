@@ -309,9 +309,8 @@ pub fn validate_deleted_gates(errors: &mut ErrorList, new: &[Value], old: &[Valu
 
 /// The node selector of a gated pod may only grow.
 pub fn validate_node_selector_growth(errors: &mut ErrorList, new: &Value, old: &Value, path: &Path) {
-    let kept = entries(old, "nodeSelector")
-        .into_iter()
-        .all(|(key, value)| obj(new, "nodeSelector").get(key) == Some(value));
+    let kept =
+        entries(old, "nodeSelector").into_iter().all(|(key, value)| obj(new, "nodeSelector").get(key) == Some(value));
     if !kept {
         let detail = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
         errors.invalid(path.clone(), obj(new, "nodeSelector").clone(), detail);

@@ -76,16 +76,24 @@ fn validate_sysctls(errors: &mut ErrorList, spec: &Value, path: &Path) {
 /// Names may use slashes between parts; then dots belong to the parts.
 fn sysctl_with_dots(name: &str) -> String {
     match name.find(['.', '/']) {
-        Some(at) if name[at..].starts_with('/') => {
-            name.chars().map(|c| if c == '/' { '.' } else if c == '.' { '/' } else { c }).collect()
-        }
+        Some(at) if name[at..].starts_with('/') => name
+            .chars()
+            .map(|c| {
+                if c == '/' {
+                    '.'
+                } else if c == '.' {
+                    '/'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         _ => name.to_owned(),
     }
 }
 
 fn is_ipc_sysctl(name: &str) -> bool {
-    name == "kernel.sem"
-        || ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix))
+    name == "kernel.sem" || ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn validate_seccomp(errors: &mut ErrorList, profile: &Value, path: &Path) {
@@ -250,7 +258,8 @@ pub(super) fn validate_host_process(errors: &mut ErrorList, spec: &Value, path: 
     }
     if host > 0 {
         if host != total {
-            let detail = "If pod contains any hostProcess containers then all containers must be HostProcess containers";
+            let detail =
+                "If pod contains any hostProcess containers then all containers must be HostProcess containers";
             errors.invalid(path.clone(), "", detail);
         }
         if !flag(spec, "hostNetwork") {

@@ -151,9 +151,9 @@ fn in_range(errors: &mut ErrorList, value: i64, low: i64, high: i64, detail: &st
 fn validate_one(errors: &mut ErrorList, kind: &str, source: &Value, scope: Scope, path: &Path) {
     match kind {
         "emptyDir" => {
-            let negative = opt_text(source, "sizeLimit").and_then(|s| Quantity::parse(s).ok()).is_some_and(|q| {
-                q.milli_value() < 0
-            });
+            let negative = opt_text(source, "sizeLimit")
+                .and_then(|s| Quantity::parse(s).ok())
+                .is_some_and(|q| q.milli_value() < 0);
             if negative {
                 errors.forbidden(path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
             }
@@ -257,8 +257,7 @@ fn validate_host_path(errors: &mut ErrorList, source: &Value, path: &Path) {
         return;
     }
     backsteps(errors, target, &path.child("path"));
-    let known =
-        ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+    let known = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     if let Some(ty) = opt_text(source, "type").filter(|t| !known.contains(t)) {
         errors.not_supported(path.child("type"), ty, &known);
     }
@@ -303,12 +302,8 @@ pub(super) fn validate_downward_file(errors: &mut ErrorList, file: &Value, path:
 fn iscsi_name_is_valid(name: &str) -> bool {
     static PATTERNS: OnceLock<[Regex; 3]> = OnceLock::new();
     let [iqn, eui, naa] = PATTERNS.get_or_init(|| {
-        [
-            r"iqn\.\d{4}-\d{2}\.([[:alnum:]-.]+)(:[^,;*&$|\s]+)$",
-            r"^eui\.[[:alnum:]]{16}$",
-            r"^naa\.[[:alnum:]]{32}$",
-        ]
-        .map(|p| Regex::new(p).expect("a constant pattern"))
+        [r"iqn\.\d{4}-\d{2}\.([[:alnum:]-.]+)(:[^,;*&$|\s]+)$", r"^eui\.[[:alnum:]]{16}$", r"^naa\.[[:alnum:]]{32}$"]
+            .map(|p| Regex::new(p).expect("a constant pattern"))
     });
     match name.get(..3) {
         Some("iqn") => iqn.is_match(name),
@@ -388,9 +383,9 @@ fn validate_quobyte(errors: &mut ErrorList, source: &Value, path: &Path) {
         for part in registry.split(',') {
             let valid = match part.strip_prefix('[') {
                 Some(rest) => rest.split_once("]:").is_some_and(|(_, port)| !port.contains([':', '[', ']'])),
-                None => part.split_once(':').is_some_and(|(host, port)| {
-                    !port.contains([':', '[', ']']) && !host.contains([']', '['])
-                }),
+                None => part
+                    .split_once(':')
+                    .is_some_and(|(host, port)| !port.contains([':', '[', ']']) && !host.contains([']', '['])),
             };
             if !valid {
                 errors.invalid(path.child("registry"), registry, pair);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use apimachinery::goformat::quote;
 use apimachinery::quantity::Quantity;
 use apimachinery::validation::Path;
+use apimachinery::validation::names::is_valid_label_value;
 use serde_json::Value;
 
 use super::annotations::{APP_ARMOR, SECCOMP_CONTAINER, SECCOMP_POD};
@@ -12,7 +13,10 @@ use super::{Scope, containers_with_paths};
 use crate::access::*;
 
 const DEPRECATED_ANNOTATIONS: &[(&str, &str)] = &[
-    ("scheduler.alpha.kubernetes.io/critical-pod", r#"non-functional in v1.16+; use the "priorityClassName" field instead"#),
+    (
+        "scheduler.alpha.kubernetes.io/critical-pod",
+        r#"non-functional in v1.16+; use the "priorityClassName" field instead"#,
+    ),
     ("security.alpha.kubernetes.io/sysctls", r#"non-functional in v1.11+; use the "sysctls" field instead"#),
     ("security.alpha.kubernetes.io/unsafe-sysctls", r#"non-functional in v1.11+; use the "sysctls" field instead"#),
 ];
@@ -20,7 +24,10 @@ const DEPRECATED_ANNOTATIONS: &[(&str, &str)] = &[
 const DEPRECATED_LABELS: &[(&str, &str)] = &[
     ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
     ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
-    ("failure-domain.beta.kubernetes.io/region", "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead"),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
+    ),
     ("failure-domain.beta.kubernetes.io/zone", "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"),
     ("beta.kubernetes.io/instance-type", "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"),
 ];
@@ -106,10 +113,10 @@ fn labels(out: &mut Vec<String>, spec: &Value, path: &Path) {
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
     let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
     for (i, term) in items(obj(affinity, required), "nodeSelectorTerms").iter().enumerate() {
-        term_labels(out, term, &at.child(required).child("nodeSelectorTerms").index(i));
+        term_labels(out, term, false, &at.child(required).child("nodeSelectorTerms").index(i));
     }
     for (i, term) in items(affinity, preferred).iter().enumerate() {
-        term_labels(out, obj(term, "preference"), &at.child(preferred).index(i).child("preference"));
+        term_labels(out, obj(term, "preference"), true, &at.child(preferred).index(i).child("preference"));
     }
     for (i, constraint) in items(spec, "topologySpreadConstraints").iter().enumerate() {
         let at = path.child("topologySpreadConstraints").index(i);
@@ -123,12 +130,18 @@ fn labels(out: &mut Vec<String>, spec: &Value, path: &Path) {
     }
 }
 
-fn term_labels(out: &mut Vec<String>, term: &Value, path: &Path) {
+/// Values are errors where they are required, so they are looked at in preferences only.
+fn term_labels(out: &mut Vec<String>, term: &Value, values: bool, path: &Path) {
     for (i, expression) in items(term, "matchExpressions").iter().enumerate() {
         let key = text(expression, "key");
         let at = path.child("matchExpressions").index(i);
         if let Some(message) = deprecated_label(key) {
             out.push(format!("{}: {key} is {message}", at.child("key")));
+        }
+        for (j, value) in texts(expression, "values").into_iter().enumerate().filter(|_| values) {
+            for message in is_valid_label_value(value) {
+                out.push(format!("{}: {value} is invalid, {message}", at.child("values").index(j)));
+            }
         }
     }
 }
