@@ -5,6 +5,7 @@
 //! - AM-1: no I/O, no clock, no tokio: time and randomness are arguments.
 //! - AM-2: list semantics, defaults and field numbers are facts in `data/`, read in one place each.
 
+pub mod decode;
 pub mod duration;
 pub mod fields;
 pub mod goformat;
