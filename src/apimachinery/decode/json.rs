@@ -8,7 +8,7 @@ use super::node::Node;
 use crate::goformat::quote;
 
 /// Nested values beyond this are refused. Go allows 10000; less keeps every stack safe and no API type comes near.
-pub const MAX_DEPTH: usize = 1000;
+pub const MAX_DEPTH: usize = 250;
 
 /// Parses one document. Err: Go's message.
 pub fn parse(bytes: &[u8]) -> Result<Node, String> {

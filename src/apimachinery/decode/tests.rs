@@ -308,3 +308,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn deep_bodies_are_refused_or_read_but_never_overflow() {
+    // half of what a runtime's thread has
+    let small = std::thread::Builder::new().stack_size(1 << 20).spawn(deep_bodies).unwrap();
+    small.join().unwrap();
+}
+
+fn deep_bodies() {
+    let nest = |n: usize| {
+        format!(
+            r#"{{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","spec":{{"versions":[{{"schema":{{"openAPIV3Schema":{}{}}}}}]}}}}"#,
+            r#"{"not":"#.repeat(n),
+            "{}".to_string() + &"}".repeat(n)
+        )
+    };
+    let expected = GroupVersionKind::new("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let body = nest(json::MAX_DEPTH - 6);
+    let (_, decoded) = decode_body(body.as_bytes(), Encoding::Json, &expected, known).unwrap();
+    assert!(decoded.strict_errors.is_empty(), "{:?}", decoded.strict_errors);
+    let body = nest(100_000);
+    let error = decode_body(body.as_bytes(), Encoding::Json, &expected, known).unwrap_err();
+    assert!(error.message.ends_with("exceeded max depth"));
+}

@@ -76,23 +76,52 @@ impl<'a> Decoder<'a> {
             let keeps = matches!(context.ty, Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Float);
             return Ok(before.filter(|_| keeps));
         }
-        let decoded = match (context.ty, node) {
+        // containers recurse from here, in a frame that holds little else
+        match context.ty {
+            Type::Object(id) => self.object_value(node, &self.table.objects[*id as usize], context, before),
+            Type::Map(map) => self.map_value(node, &map.value, context, before),
+            Type::List(list) => self.list_value(node, &list.item, context),
+            _ => self.scalar(node, context),
+        }
+    }
+
+    fn object_value(
+        &mut self,
+        node: Node,
+        object: &'a Object,
+        context: Context<'a>,
+        before: Option<Value>,
+    ) -> Result<Option<Value>, String> {
+        match node {
+            Node::Object(entries) => self.object(entries, object, before).map(Some),
+            node if object.or_any => Ok(Some(node.into_value())),
+            node => Ok(self.mismatch(&node, context)),
+        }
+    }
+
+    fn map_value(
+        &mut self,
+        node: Node,
+        ty: &'a Type,
+        context: Context<'a>,
+        before: Option<Value>,
+    ) -> Result<Option<Value>, String> {
+        match node {
+            Node::Object(entries) => self.map(entries, Context { ty, ..context }, before).map(Some),
+            node => Ok(self.mismatch(&node, context)),
+        }
+    }
+
+    fn list_value(&mut self, node: Node, ty: &'a Type, context: Context<'a>) -> Result<Option<Value>, String> {
+        match node {
+            Node::Array(items) => self.list(items, Context { ty, ..context }).map(Some),
+            node => Ok(self.mismatch(&node, context)),
+        }
+    }
+
+    fn scalar(&mut self, node: Node, context: Context<'a>) -> Result<Option<Value>, String> {
+        Ok(match (context.ty, node) {
             (Type::Any | Type::FieldsV1, node) => Some(node.into_value()),
-            (Type::Object(id), node) => {
-                let object = &self.table.objects[*id as usize];
-                match node {
-                    Node::Object(entries) => Some(self.object(entries, object, before)?),
-                    node if object.or_any => Some(node.into_value()),
-                    node => self.mismatch(&node, context),
-                }
-            }
-            (Type::Map(map), Node::Object(entries)) => {
-                let context = Context { ty: &map.value, go_type: context.go_type };
-                Some(self.map(entries, context, before)?)
-            }
-            (Type::List(list), Node::Array(items)) => {
-                Some(self.list(items, Context { ty: &list.item, go_type: context.go_type })?)
-            }
             (Type::String, Node::String(s)) => Some(Value::String(s)),
             (Type::Bool, Node::Bool(b)) => Some(Value::Bool(b)),
             (Type::Int32, Node::Number(text)) => self.integer::<i32>(text, context),
@@ -115,8 +144,7 @@ impl<'a> Decoder<'a> {
                 return Err(format!("json: cannot unmarshal {} into Go value of type string", node.kind()));
             }
             (_, node) => self.mismatch(&node, context),
-        };
-        Ok(decoded)
+        })
     }
 
     fn object(
@@ -132,27 +160,34 @@ impl<'a> Decoder<'a> {
         let mut given: HashSet<&'a str> = HashSet::new();
         let owner = std::mem::replace(&mut self.owner, &object.name);
         for (key, node) in entries {
-            let Some(field) = find(object, &key) else {
-                self.unnamed(key, node, object, &mut map)?;
-                continue;
-            };
-            let length = self.enter(&key);
-            if !given.insert(&field.name) {
-                self.note("duplicate");
+            match find(object, &key) {
+                Some(field) => {
+                    let again = !given.insert(&field.name);
+                    self.field(field, node, again, &mut map)?;
+                    // values inside have made themselves the owner
+                    self.owner = &object.name;
+                }
+                None => self.unnamed(key, node, object, &mut map)?,
             }
-            self.fields.push(&field.name);
-            let context = Context { ty: &field.ty, go_type: field.go_type.as_deref() };
-            let before = map.remove(&key);
-            if let Some(value) = self.value(node, context, before)? {
-                map.insert(key, value);
-            }
-            self.fields.pop();
-            // values inside may have made themselves the owner
-            self.owner = &object.name;
-            self.path.truncate(length);
         }
         self.owner = owner;
         Ok(Value::Object(map))
+    }
+
+    fn field(&mut self, field: &'a Field, node: Node, again: bool, map: &mut Map<String, Value>) -> Result<(), String> {
+        let length = self.enter(&field.name);
+        if again {
+            self.note("duplicate");
+        }
+        self.fields.push(&field.name);
+        let context = Context { ty: &field.ty, go_type: field.go_type.as_deref() };
+        let before = map.remove(field.name.as_ref());
+        if let Some(value) = self.value(node, context, before)? {
+            map.insert(field.name.to_string(), value);
+        }
+        self.fields.pop();
+        self.path.truncate(length);
+        Ok(())
     }
 
     /// A key that is not a field.

@@ -183,6 +183,13 @@ mod tests {
     }
 
     #[test]
+    fn the_table_is_small() {
+        let fields: usize = builtin().objects.iter().map(|o| o.fields.len()).sum();
+        let bytes = fields * size_of::<Field>() + builtin().objects.len() * size_of::<Object>();
+        assert!(bytes < 600_000, "{bytes} bytes");
+    }
+
+    #[test]
     fn lookups() {
         let pod = builtin_schema_for("", "v1", "Pod").unwrap();
         assert_eq!(pod.root_object().name, "io.k8s.api.core.v1.Pod");
