@@ -5,6 +5,7 @@
 //! - NW-2: when this part dies, running pods keep their network.
 
 pub mod cni;
+pub mod dns;
 pub mod nat;
 pub mod node;
 

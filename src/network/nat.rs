@@ -34,7 +34,7 @@ add rule ip kedge-cni forward-ports dnat ip to meta l4proto . th dport map @host
 "#;
     let mut script = base.to_owned();
     let rules = [
-        format!("ip saddr . ip daddr @hairpin ct status dnat masquerade"),
+        "ip saddr . ip daddr @hairpin ct status dnat masquerade".to_owned(),
         format!("ip saddr 127.0.0.0/8 oifname \"{bridge}\" masquerade"),
         format!("ip saddr {pods_here} ip daddr != {cluster} oifname != \"{bridge}\" masquerade"),
     ];

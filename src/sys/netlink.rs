@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteScope};
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -143,10 +143,25 @@ impl Netlink {
         allow(added, nix::libc::EEXIST).map_err(request(format!("add {address} to {}", link.name)))
     }
 
+    /// Removes one address; a missing one is fine.
+    pub async fn delete_address(&self, link: &Link, address: IpNet) -> Result<()> {
+        let all = self.handle.address().get().set_link_index_filter(link.index).execute();
+        let all: Vec<_> = all.try_collect().await.map_err(request(format!("list addresses of {}", link.name)))?;
+        let is_it = |message: &AddressMessage| {
+            message.attributes.contains(&AddressAttribute::Local(address.addr()))
+                && message.header.prefix_len == address.prefix_len()
+        };
+        for message in all.into_iter().filter(is_it) {
+            let removed = self.handle.address().del(message).execute().await;
+            removed.map_err(request(format!("remove {address} from {}", link.name)))?;
+        }
+        Ok(())
+    }
+
     pub async fn addresses(&self, link: &Link) -> Result<Vec<IpNet>> {
         let all = self.handle.address().get().set_link_index_filter(link.index).execute();
         let all: Vec<_> = all.try_collect().await.map_err(request(format!("list addresses of {}", link.name)))?;
-        let of = |message: &netlink_packet_route::address::AddressMessage| {
+        let of = |message: &AddressMessage| {
             let ip = message.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Local(ip) => Some(*ip),
                 _ => None,
