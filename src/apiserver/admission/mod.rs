@@ -1,0 +1,143 @@
+//! Admission: what is changed and refused after authorization and before an object is stored.
+//!
+//! Invariants:
+//! - AD-1: plugins run in upstream's order, all `mutate` before any `validate`.
+//! - AD-2: a plugin reads other objects only through the [`ObjectReader`].
+
+mod escalation;
+mod lifecycle;
+mod node_restriction;
+mod node_taint;
+mod priority;
+mod service_account;
+mod tolerations;
+
+use std::sync::Arc;
+
+use api::Kind;
+use apimachinery::gvk::GroupResource;
+use apimachinery::status::Status;
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::attributes::User;
+use crate::authz::Authorizer;
+use crate::cache::ObjectReader;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    /// exec, attach, portforward, proxy.
+    Connect,
+}
+
+/// What is to be admitted. For a delete, the object is in `old_object` and the plugins get `Value::Null`.
+pub struct AdmissionRequest<'a> {
+    pub user: &'a User,
+    /// The resource's kind, also for its subresources.
+    pub kind: &'a Kind,
+    pub operation: Operation,
+    /// "" for the resource itself.
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    /// "" while generateName has not been resolved.
+    pub name: &'a str,
+    pub old_object: Option<&'a Value>,
+    pub dry_run: bool,
+    /// The CreateOptions, UpdateOptions, DeleteOptions of the request.
+    pub options: &'a Value,
+    pub reader: &'a dyn ObjectReader,
+}
+
+impl AdmissionRequest<'_> {
+    pub fn resource(&self) -> GroupResource {
+        GroupResource::new(self.kind.group.as_ref(), self.kind.plural.as_ref())
+    }
+
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        self.kind.group == group && self.kind.plural == resource
+    }
+
+    pub(crate) fn forbidden(&self, text: impl std::fmt::Display) -> Status {
+        Status::forbidden(&self.resource(), self.name, text)
+    }
+
+    /// A create or update of the pod itself.
+    fn writes_pod(&self) -> bool {
+        self.is("", "pods")
+            && self.subresource.is_empty()
+            && matches!(self.operation, Operation::Create | Operation::Update)
+    }
+}
+
+/// One plugin. Both halves are optional.
+#[async_trait]
+pub trait Plugin: Send + Sync + 'static {
+    /// Upstream's name.
+    fn name(&self) -> &'static str;
+
+    async fn mutate(&self, _request: &AdmissionRequest<'_>, _object: &mut Value) -> Result<(), Status> {
+        Ok(())
+    }
+
+    async fn validate(&self, _request: &AdmissionRequest<'_>, _object: &Value) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// The plugins of a server, in order.
+pub struct Admission {
+    plugins: Vec<Box<dyn Plugin>>,
+}
+
+impl Admission {
+    pub fn new(authorizer: Arc<Authorizer>) -> Self {
+        Self {
+            plugins: vec![
+                Box::new(lifecycle::NamespaceLifecycle),
+                Box::new(node_restriction::NodeRestriction),
+                Box::new(service_account::ServiceAccount),
+                Box::new(node_taint::TaintNodesByCondition),
+                Box::new(priority::Priority),
+                Box::new(tolerations::DefaultTolerationSeconds),
+                Box::new(escalation::Escalation::new(authorizer)),
+            ],
+        }
+    }
+
+    pub async fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Status> {
+        for plugin in &self.plugins {
+            plugin.mutate(request, object).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
+        for plugin in &self.plugins {
+            plugin.validate(request, object).await?;
+        }
+        Ok(())
+    }
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The list at a key, made when absent or null.
+fn list_mut<'a>(object: &'a mut Value, key: &str) -> &'a mut Vec<Value> {
+    let slot = &mut object[key];
+    if !slot.is_array() {
+        *slot = Value::Array(Vec::new());
+    }
+    slot.as_array_mut().expect("it was made one")
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

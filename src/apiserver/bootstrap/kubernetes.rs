@@ -1,0 +1,99 @@
+//! `default/kubernetes`: where pods find the API server, and the CA that clients' certificates come from.
+
+use serde_json::{Value, json};
+
+use super::{Merge, Wanted};
+use crate::ApiServer;
+
+pub fn objects(server: &ApiServer) -> Vec<Wanted> {
+    let config = &server.server.config;
+    let address = config.advertise_address.to_string();
+    let first = server.server.services.first_address().to_string();
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": first,
+            "ipFamilyPolicy": "SingleStack",
+            "sessionAffinity": "None",
+            "internalTrafficPolicy": "Cluster",
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.port}],
+        },
+    });
+    let endpoints = json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{"ip": address}],
+            "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}],
+        }],
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": if config.advertise_address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}],
+    });
+    let authentication = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {"client-ca-file": config.client_ca_pem},
+    });
+    let cidr = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [config.service_cidr.to_string()]},
+    });
+    vec![
+        Wanted::new("/api/v1/namespaces/default/services", "services/specs", service).merged(merge_service),
+        Wanted::new("/api/v1/namespaces/default/endpoints", "services/endpoints", endpoints)
+            .merged(|kept, wanted| same_or_update(kept, wanted, &["subsets"])),
+        Wanted::new("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", "endpointslices", slice)
+            .merged(|kept, wanted| same_or_update(kept, wanted, &["endpoints", "ports"])),
+        Wanted::new("/api/v1/namespaces/kube-system/configmaps", "configmaps", authentication)
+            .merged(|kept, wanted| same_or_update(kept, wanted, &["data"])),
+        Wanted::new("/apis/networking.k8s.io/v1/servicecidrs", "servicecidrs", cidr),
+    ]
+}
+
+fn merge_service(kept: &Value, wanted: &Value) -> Merge {
+    if kept["spec"]["clusterIP"] != wanted["spec"]["clusterIP"] {
+        return Merge::Replace;
+    }
+    if kept["spec"]["ports"] == wanted["spec"]["ports"] {
+        return Merge::Good;
+    }
+    let mut merged = kept.clone();
+    merged["spec"]["ports"] = wanted["spec"]["ports"].clone();
+    Merge::Update(merged)
+}
+
+fn same_or_update(kept: &Value, wanted: &Value, keys: &[&str]) -> Merge {
+    if keys.iter().all(|key| kept[*key] == wanted[*key]) {
+        return Merge::Good;
+    }
+    let mut merged = kept.clone();
+    for key in keys {
+        merged[*key] = wanted[*key].clone();
+    }
+    Merge::Update(merged)
+}

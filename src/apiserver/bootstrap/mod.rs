@@ -1,0 +1,185 @@
+//! The objects every cluster has: namespaces, roles and bindings, priority classes, `default/kubernetes`.
+//!
+//! Everything is written through the server's own front door, so that it is defaulted, validated and tracked like
+//! anybody's objects, by the manager `kube-apiserver`.
+//!
+//! Invariants:
+//! - BO-1: what is in place is left alone; a start that has nothing to add writes nothing.
+//! - BO-2: roles and bindings only ever gain rules and subjects here, and none when their
+//!   `rbac.authorization.kubernetes.io/autoupdate` annotation is `false`.
+
+mod kubernetes;
+mod rbac;
+
+use std::time::Duration;
+
+use ::http::{Method, Request};
+use futures::{StreamExt as _, stream};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+use tracing::{info, warn};
+
+use crate::attributes::User;
+use crate::authz::MASTERS;
+use crate::wire::body;
+use crate::{ApiServer, InProcessService};
+
+pub use rbac::default_cluster_role_rules;
+
+/// Writes under way at once: they share the store's commits.
+const AT_ONCE: usize = 48;
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(200);
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Brings the system objects in place.
+pub async fn run(server: &ApiServer) {
+    let front = FrontDoor::new(server);
+    let clock = &server.server.clock;
+    let start = clock.instant();
+    for attempt in 1..=TRIES {
+        let mut errors = Vec::new();
+        // Namespaces first: the rest lives in them.
+        errors.extend(front.all(NAMESPACES.iter().map(|name| namespace(name)).collect()).await);
+        let mut rest = rbac::objects();
+        rest.extend(priority_classes(server));
+        rest.extend(kubernetes::objects(server));
+        errors.extend(front.all(rest).await);
+        if errors.is_empty() {
+            server.server.health.set_bootstrapped();
+            let millis = clock.instant().duration_since(start).as_millis();
+            info!(millis, "system objects are in place");
+            return;
+        }
+        warn!(attempt, count = errors.len(), first = errors[0], "system objects could not all be written");
+        clock.sleep(PAUSE * attempt).await;
+    }
+}
+
+/// What an object should be, and how it is brought there.
+struct Wanted {
+    /// `/api/v1/namespaces`
+    collection: String,
+    storage_key: &'static str,
+    object: Value,
+    /// The object to write when one is there already; `None` when it is good.
+    merge: fn(&Value, &Value) -> Merge,
+}
+
+enum Merge {
+    Good,
+    Update(Value),
+    /// What is there cannot be changed into what is wanted.
+    Replace,
+}
+
+impl Wanted {
+    fn new(collection: impl Into<String>, storage_key: &'static str, object: Value) -> Self {
+        Self { collection: collection.into(), storage_key, object, merge: |_, _| Merge::Good }
+    }
+
+    fn merged(mut self, merge: fn(&Value, &Value) -> Merge) -> Self {
+        self.merge = merge;
+        self
+    }
+
+    fn name(&self) -> &str {
+        self.object["metadata"]["name"].as_str().unwrap_or_default()
+    }
+
+    fn namespace(&self) -> &str {
+        self.object["metadata"]["namespace"].as_str().unwrap_or_default()
+    }
+}
+
+/// The server as its own client.
+struct FrontDoor<'a> {
+    server: &'a ApiServer,
+    service: InProcessService,
+}
+
+impl<'a> FrontDoor<'a> {
+    fn new(server: &'a ApiServer) -> Self {
+        Self { server, service: server.in_process(User::new("system:apiserver", &[MASTERS])) }
+    }
+
+    /// The errors met.
+    async fn all(&self, wanted: Vec<Wanted>) -> Vec<String> {
+        let kinds = &self.server.server.kinds;
+        stream::iter(wanted.into_iter().filter(|w| kinds.storage_kind(w.storage_key).is_some()))
+            .map(|wanted| async move { self.ensure(&wanted).await.err() })
+            .buffer_unordered(AT_ONCE)
+            .filter_map(std::future::ready)
+            .collect()
+            .await
+    }
+
+    async fn ensure(&self, wanted: &Wanted) -> Result<(), String> {
+        use crate::cache::ObjectReader as _;
+        let path = format!("{}/{}", wanted.collection, wanted.name());
+        let kept = self.server.server.cache.peek(wanted.storage_key, wanted.namespace(), wanted.name());
+        match kept.map(|kept| (wanted.merge)(&kept.value(), &wanted.object)) {
+            None => self.send(Method::POST, &wanted.collection, &wanted.object).await,
+            Some(Merge::Good) => Ok(()),
+            Some(Merge::Update(object)) => self.send(Method::PUT, &path, &object).await,
+            Some(Merge::Replace) => {
+                self.send(Method::DELETE, &path, &json!({})).await?;
+                self.send(Method::POST, &wanted.collection, &wanted.object).await
+            }
+        }
+    }
+
+    async fn send(&self, method: Method, path: &str, object: &Value) -> Result<(), String> {
+        let request = Request::builder()
+            .method(method.clone())
+            .uri(path)
+            .header("content-type", "application/json")
+            .header("accept", "application/json")
+            .header("user-agent", "kube-apiserver")
+            .body(body::full(object.to_string()))
+            .map_err(|e| e.to_string())?;
+        let Ok(response) = self.service.clone().oneshot(request).await;
+        let code = response.status();
+        if code.is_success() || (method == Method::POST && code.as_u16() == 409) {
+            return Ok(());
+        }
+        let bytes = response.into_body().collect().await.map(|c| c.to_bytes()).unwrap_or_default();
+        let status: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        Err(format!("{method} {path}: {code}: {}", status["message"].as_str().unwrap_or_default()))
+    }
+}
+
+fn namespace(name: &str) -> Wanted {
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    Wanted::new("/api/v1/namespaces", "namespaces", object)
+}
+
+fn priority_classes(server: &ApiServer) -> Vec<Wanted> {
+    let Some(kind) = server.server.kinds.storage_kind("priorityclasses") else { return Vec::new() };
+    let classes = [
+        (
+            "system-cluster-critical",
+            2_000_000_000_i64,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+    ];
+    classes
+        .into_iter()
+        .map(|(name, value, description)| {
+            let object = json!({
+                "apiVersion": kind.api_version(),
+                "kind": "PriorityClass",
+                "metadata": {"name": name},
+                "value": value,
+                "description": description,
+            });
+            Wanted::new(format!("/apis/{}/priorityclasses", kind.api_version()), "priorityclasses", object)
+        })
+        .collect()
+}
