@@ -123,22 +123,67 @@ pub(crate) fn copy_field(to: &mut Value, from: &Value, key: &str) {
     }
 }
 
-/// Equality as Go's `apiequality.Semantic.DeepEqual` sees it: nil and empty are the same.
+/// Maps whose emptiness says nothing; an empty struct elsewhere is not the same as none.
+const MAPS: &[&str] = &[
+    "annotations",
+    "binaryData",
+    "data",
+    "labels",
+    "limits",
+    "matchLabels",
+    "nodeSelector",
+    "options",
+    "overhead",
+    "requests",
+    "selector",
+    "volumeAttributes",
+];
+
+/// Equality of normalized values as Go's `apiequality.Semantic.DeepEqual` sees it: nil and empty lists and maps are the
+/// same.
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
-    fn blank(v: &Value) -> bool {
-        match v {
+    fn blank(value: &Value) -> bool {
+        match value {
             Value::Null => true,
             Value::Array(list) => list.is_empty(),
-            Value::Object(map) => map.values().all(blank),
+            Value::Object(map) => map.is_empty(),
             _ => false,
         }
     }
+    fn nothing(key: &str, value: &Value) -> bool {
+        blank(value) && (!value.is_object() || MAPS.contains(&key))
+    }
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
-            x.iter().all(|(k, v)| y.get(k).map_or_else(|| blank(v), |w| same(v, w)))
-                && y.iter().all(|(k, w)| x.contains_key(k) || blank(w))
+            x.iter().all(|(k, v)| match y.get(k) {
+                Some(w) if v.is_object() == w.is_object() => same(v, w),
+                Some(w) => nothing(k, v) && nothing(k, w) || v == w,
+                None => nothing(k, v),
+            }) && y.iter().all(|(k, w)| x.contains_key(k) || nothing(k, w))
         }
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(v, w)| same(v, w)),
         _ => a == b || (blank(a) && blank(b)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn sameness() {
+        for (a, b, expected) in [
+            (json!({"a": null}), json!({}), true),
+            (json!({"a": []}), json!({}), true),
+            (json!({"labels": {}}), json!({}), true),
+            (json!({"securityContext": {}}), json!({}), false),
+            (json!({"a": [{"b": 1}]}), json!({"a": [{"b": 1, "c": null}]}), true),
+            (json!({"a": 0}), json!({}), false),
+            (json!(null), json!({}), true),
+        ] {
+            assert_eq!(same(&a, &b), expected, "{a} {b}");
+            assert_eq!(same(&b, &a), expected, "{b} {a}");
+        }
     }
 }

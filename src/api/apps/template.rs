@@ -100,7 +100,11 @@ pub(crate) fn bump_generation(object: &mut Value, old: &Value, annotations: bool
     let changed = noted || !same(obj(object, "spec"), obj(old, "spec"));
     let generation = int(old_meta, "generation") + i64::from(changed);
     if let Some(meta) = object.get_mut("metadata") {
-        set(meta, "generation", generation);
+        if generation == 0 {
+            remove(meta, "generation");
+        } else {
+            set(meta, "generation", generation);
+        }
     }
 }
 

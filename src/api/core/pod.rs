@@ -125,15 +125,13 @@ impl Strategy for Pod {
         }
     }
 
-    fn warnings(&self, cx: &RequestContext, pod: &Value, old: Option<&Value>) -> Vec<String> {
-        if !cx.subresource.is_empty() && cx.subresource != "resize" && cx.subresource != "ephemeralcontainers" {
+    fn warnings(&self, _cx: &RequestContext, pod: &Value, old: Option<&Value>) -> Vec<String> {
+        // Pods are updated often and rarely by hand: upstream looks at new ones only.
+        if old.is_some() {
             return Vec::new();
         }
-        let mut out = Vec::new();
-        if old.is_none() {
-            let what = "the Pod's hostname, which can result in surprising behavior";
-            out.extend(name_warning(text(obj(pod, "metadata"), "name"), what));
-        }
+        let what = "the Pod's hostname, which can result in surprising behavior";
+        let mut out: Vec<String> = name_warning(text(obj(pod, "metadata"), "name"), what).into_iter().collect();
         out.extend(podspec::warnings(pod, SpecScope::Pod, &Path::nil()));
         out
     }

@@ -260,28 +260,27 @@ pub(super) fn validate(
 }
 
 fn validate_name(errors: &mut ErrorList, owner: Owner, name: &str, path: &Path) {
+    let plain = !name.contains('/');
     let qualified = names::is_qualified_name(name);
-    if !qualified.is_empty() {
-        for message in qualified {
-            errors.invalid(path.clone(), name, &message);
-        }
-        return;
+    let mut known = qualified.is_empty();
+    errors.invalid_all(path, name, qualified);
+    if known && plain && !is_standard(name) {
+        errors.invalid(path.clone(), name, "must be a standard resource type or fully qualified");
+        known = false;
     }
     match owner {
+        Owner::Container if plain => {
+            if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_page(name) {
+                errors.invalid(path.clone(), name, "must be a standard resource for containers");
+            }
+        }
         Owner::Container => {
-            if !name.contains('/') {
-                if !is_standard(name) {
-                    errors.invalid(path.clone(), name, "must be a standard resource type or fully qualified");
-                }
-                if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_page(name) {
-                    errors.invalid(path.clone(), name, "must be a standard resource for containers");
-                }
-            } else if !is_native(name) && !is_extended(name) {
+            if !is_native(name) && !is_extended(name) {
                 errors.invalid(path.clone(), name, "doesn't follow extended resource name standard");
             }
         }
         Owner::Pod => {
-            if !is_pod_level_resource(name) {
+            if known && !is_pod_level_resource(name) {
                 errors.not_supported(path.clone(), name, &["cpu", "hugepages-", "memory"]);
             }
         }
@@ -292,7 +291,7 @@ fn validate_huge_page(errors: &mut ErrorList, name: &str, quantity: &Quantity, p
     let Some(size) = name.strip_prefix("hugepages-") else { return };
     let divisible = Quantity::parse(size).is_ok_and(|size| {
         let page = size.value();
-        page > 0 && quantity.value() > 0 && quantity.value() % page == 0
+        page > 0 && quantity.value() % page == 0
     });
     if !divisible {
         let detail = format!("{quantity} is not positive integer multiple of {name}");
