@@ -148,6 +148,7 @@ pub trait Strategy: Send + Sync + 'static {
     fn to_storage(&self, _object: &mut Value) {}
 
     /// Rewrites a stored object as one of this version.
+    #[allow(clippy::wrong_self_convention)] // converts the object, not the strategy
     fn from_storage(&self, _object: &mut Value) {}
 
     /// Takes what the object needs of the cluster's shared number spaces (cluster IPs, node ports) and writes it into
