@@ -5,6 +5,7 @@
 //! - MF-8: entries are ordered by operation, time, manager, version, subresource.
 
 use super::set::FieldSet;
+use crate::schema::Node;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -78,13 +79,19 @@ impl Entry {
         }
     }
 
+    pub(super) fn collapse_atomic(&mut self, root: Node<'_>) {
+        if self.set.collapse_atomic(root) {
+            self.raw = None;
+        }
+    }
+
     pub fn touch(&mut self, now: Timestamp) {
         self.raw = None;
         self.time = Some(rfc3339(now));
     }
 
     fn seconds(&self) -> i64 {
-        self.time.as_deref().and_then(|text| text.parse::<Timestamp>().ok()).map_or(0, Timestamp::as_second)
+        self.time.as_deref().map_or(0, seconds)
     }
 
     fn encode(self) -> Value {
@@ -116,8 +123,12 @@ pub(super) fn rfc3339(now: Timestamp) -> String {
 
 /// Decodes `metadata.managedFields`; later entries of one manager replace earlier ones.
 pub fn decode(list: &[Value]) -> Result<Vec<Entry>, String> {
+    decode_owned(list.to_vec())
+}
+
+pub(super) fn decode_owned(list: Vec<Value>) -> Result<Vec<Entry>, String> {
     let mut entries: Vec<Entry> = Vec::with_capacity(list.len());
-    for (i, raw) in list.iter().enumerate() {
+    for (i, raw) in list.into_iter().enumerate() {
         let text = |key: &str| raw.get(key).and_then(Value::as_str).unwrap_or_default();
         let applied = match text("operation") {
             "Apply" => true,
@@ -150,7 +161,8 @@ pub fn decode(list: &[Value]) -> Result<Vec<Entry>, String> {
             subresource: text("subresource").into(),
         };
         let time = raw.get("time").and_then(Value::as_str).map(str::to_owned);
-        let entry = Entry { id, api_version: api_version.into(), time, set, raw: Some(raw.clone()) };
+        let api_version = api_version.to_owned();
+        let entry = Entry { id, api_version, time, set, raw: Some(raw) };
         match entries.iter_mut().find(|other| other.id == entry.id) {
             Some(other) => *other = entry,
             None => entries.push(entry),
@@ -160,19 +172,44 @@ pub fn decode(list: &[Value]) -> Result<Vec<Entry>, String> {
 }
 
 /// Encodes entries in their order.
-pub fn encode(mut entries: Vec<Entry>) -> Vec<Value> {
-    if entries.len() > 1 {
-        let order = |e: &Entry| {
-            let id = &e.id;
-            (!id.applied, e.seconds(), id.manager.clone(), e.api_version.clone(), id.subresource.clone())
-        };
-        entries.sort_by_cached_key(order);
+pub fn encode(entries: Vec<Entry>) -> Vec<Value> {
+    encode_with(entries, Vec::new())
+}
+
+/// Encodes entries, with others that are encoded already.
+fn encode_with(entries: Vec<Entry>, mut list: Vec<Value>) -> Vec<Value> {
+    list.extend(entries.into_iter().map(Entry::encode));
+    if list.len() > 1 {
+        list.sort_by_cached_key(|entry| {
+            let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            (text("operation"), seconds(&text("time")), text("manager"), text("apiVersion"), text("subresource"))
+        });
     }
-    entries.into_iter().map(Entry::encode).collect()
+    list
+}
+
+fn seconds(time: &str) -> i64 {
+    time.parse::<Timestamp>().map_or(0, Timestamp::as_second)
+}
+
+/// Takes those entries out of a stored list that a write does not concern: other managers', of this version, with none
+/// of these paths.
+pub(super) fn take_untouched(list: &mut Vec<Value>, writer: &ManagerId, paths: [&FieldSet; 2]) -> Vec<Value> {
+    let untouched = |raw: &mut Value| {
+        let text = |key: &str| raw.get(key).and_then(Value::as_str).unwrap_or_default();
+        let own = text("manager") == writer.manager
+            && text("subresource") == writer.subresource
+            && text("operation") == writer.operation();
+        let fields = raw.get("fieldsV1").unwrap_or(&Value::Null);
+        text("apiVersion") == writer.api_version
+            && !own
+            && paths.iter().all(|paths| !paths.intersects_fields_v1(fields))
+    };
+    list.extract_if(.., untouched).collect()
 }
 
 /// The most entries of updaters an object keeps.
-const MAX_UPDATERS: usize = 10;
+pub(super) const MAX_UPDATERS: usize = 10;
 
 /// Merges the oldest updaters into one bucket a version, "ancient-changes", until at most ten are left.
 pub(super) fn cap_updaters(entries: &mut Vec<Entry>) {
@@ -215,16 +252,16 @@ pub(super) fn of(object: &Value) -> Option<&Vec<Value>> {
     object.get("metadata")?.get("managedFields")?.as_array()
 }
 
-/// Writes the entries into an object; none at all removes the field.
-pub(super) fn store(object: &mut Value, entries: Vec<Entry>) {
-    if entries.is_empty() {
+/// Writes entries, and others that are encoded already, into an object; none at all removes the field.
+pub(super) fn store(object: &mut Value, entries: Vec<Entry>, untouched: Vec<Value>) {
+    if entries.is_empty() && untouched.is_empty() {
         if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             meta.remove("managedFields");
         }
         return;
     }
     let meta = crate::value::object_entry(object, &["metadata"]);
-    meta.insert("managedFields".into(), Value::Array(encode(entries)));
+    meta.insert("managedFields".into(), Value::Array(encode_with(entries, untouched)));
 }
 
 /// True if a client asked to forget all ownership: an empty list, or one entry without anything in it.

@@ -16,12 +16,7 @@ const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 /// Tracks a create (`live` is `None`), update or patch: `new` gets the managed fields that result. What a client sent
 /// in `metadata.managedFields` counts if it is valid, and resets all if it is empty.
 pub fn update(request: &Request<'_>, live: Option<&Value>, new: &mut Value) {
-    let mut managed = live_or_new(request, live, new);
-    remove_list(new);
-    // An object nobody tracks stays so until it is applied.
-    if managed.is_empty() && live.is_some() {
-        return;
-    }
+    let mut sent = take_list(new);
     let zero;
     let old = match live {
         Some(live) => live,
@@ -31,10 +26,32 @@ pub fn update(request: &Request<'_>, live: Option<&Value>, new: &mut Value) {
         }
     };
     // Objects that cannot be typed are not tracked; the write itself is not affected.
-    if let Ok(tracked) = track(request, old, new, managed.clone()) {
-        managed = tracked;
+    let diff = difference(request.schema, request.reset, old, new);
+    // The list as it is stored can be trusted, and most of its entries stay as they are.
+    let mut untouched = Vec::new();
+    if let (Ok(diff), Some(list), Some(stored)) = (&diff, &mut sent, live.and_then(entries::of)) {
+        if list == stored && diff.is_same() {
+            put_list(new, sent);
+            return;
+        }
+        if list == stored && (1..entries::MAX_UPDATERS).contains(&list.len()) {
+            let writer = ManagerId::update(request.manager, request.api_version, request.subresource);
+            let taken = diff.taken();
+            untouched = entries::take_untouched(list, &writer, [&taken, &diff.removed]);
+        }
     }
-    entries::store(new, managed);
+    let mut managed = match sent {
+        Some(list) if !untouched.is_empty() => entries::decode_owned(list).unwrap_or_default(),
+        sent => live_or_sent(request, live, sent),
+    };
+    // An object nobody tracks stays so until it is applied.
+    if managed.is_empty() && untouched.is_empty() && live.is_some() {
+        return;
+    }
+    if let Ok(diff) = diff {
+        managed = track(request, old, new, diff, managed);
+    }
+    entries::store(new, managed, untouched);
 }
 
 /// Applies a configuration: the new object, or why not. `live` is `None` if the object does not exist. The result
@@ -52,8 +69,10 @@ pub fn apply(request: &Request<'_>, live: Option<&Value>, applied: &Value, force
         .map_err(|error| ApplyError::Internal(format!("failed to decode managed fields: {error}")))?;
     if let (true, Some(live)) = (managed.is_empty(), live) {
         let before = Request { manager: BEFORE_FIRST_APPLY, ..*request };
-        managed = track(&before, &typed::zero(request.schema), live, managed)
+        let zero = typed::zero(request.schema);
+        let diff = difference(request.schema, request.reset, &zero, live)
             .map_err(|error| ApplyError::Internal(format!("failed to create manager for existing fields: {error}")))?;
+        managed = track(&before, &zero, live, diff, managed);
     }
     validate::validate(request.schema, applied).map_err(|error| {
         let object = validate::describe(applied);
@@ -61,15 +80,14 @@ pub fn apply(request: &Request<'_>, live: Option<&Value>, applied: &Value, force
     })?;
     let empty = Value::Object(serde_json::Map::new());
     let old = live.unwrap_or(&empty);
-    let mut result = match attempt(request, old, applied, managed.clone(), force) {
+    // Only kubectl gets a second chance.
+    let again = (request.manager == "kubectl").then(|| managed.clone());
+    let mut result = match attempt(request, old, applied, managed, force) {
         Ok(result) => result,
         Err(Refused::Error(error)) => return Err(ApplyError::Internal(error)),
         Err(Refused::Conflicts(conflicts)) => {
             // kubectl's own client-side apply may be overruled by its server-side apply.
-            let allowed = match request.manager {
-                "kubectl" => last_applied::owned_fields(request, old),
-                _ => None,
-            };
+            let allowed = again.as_ref().and_then(|_| last_applied::owned_fields(request, old));
             let left = match &allowed {
                 None => conflicts,
                 Some(allowed) => conflicts
@@ -83,7 +101,7 @@ pub fn apply(request: &Request<'_>, live: Option<&Value>, applied: &Value, force
             if !left.is_empty() {
                 return Err(ApplyError::Conflict(describe_conflicts(left)));
             }
-            match attempt(request, old, applied, managed, true) {
+            match attempt(request, old, applied, again.unwrap_or_default(), true) {
                 Ok(result) => result,
                 Err(Refused::Error(error)) => return Err(ApplyError::Internal(error)),
                 Err(Refused::Conflicts(left)) => return Err(ApplyError::Conflict(describe_conflicts(left))),
@@ -130,39 +148,42 @@ fn same_but_for_list(a: &Value, b: &Value) -> bool {
 }
 
 /// Which entries an update starts from: what the client sent if it is usable, else what is stored.
-fn live_or_new(request: &Request<'_>, live: Option<&Value>, new: &Value) -> Vec<Entry> {
+fn live_or_sent(request: &Request<'_>, live: Option<&Value>, sent: Option<Vec<Value>>) -> Vec<Entry> {
     let stored = || live.and_then(entries::of).and_then(|list| entries::decode(list).ok()).unwrap_or_default();
-    if !request.subresource.is_empty() {
-        return stored();
-    }
-    let Some(sent) = entries::of(new) else { return stored() };
-    if entries::is_reset(sent) {
+    let Some(sent) = sent.filter(|_| request.subresource.is_empty()) else { return stored() };
+    if entries::is_reset(&sent) {
         return Vec::new();
     }
-    match entries::decode(sent) {
+    match entries::decode_owned(sent) {
         Ok(managed) if !managed.is_empty() => managed,
         _ => stored(),
     }
 }
 
-fn remove_list(object: &mut Value) {
-    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        meta.remove("managedFields");
+fn take_list(object: &mut Value) -> Option<Vec<Value>> {
+    match object.get_mut("metadata")?.as_object_mut()?.remove("managedFields") {
+        Some(Value::Array(list)) => Some(list),
+        _ => None,
     }
 }
 
-/// An update by `request.manager` from `old` to `new`.
-fn track(request: &Request<'_>, old: &Value, new: &Value, managed: Vec<Entry>) -> Result<Vec<Entry>, String> {
-    let mut managed = reconcile(request, old, managed);
-    let diff = difference(request.schema, request.reset, old, new)?;
-    if diff.is_same() && managed.iter().all(|entry| entry.api_version == request.api_version) {
-        return Ok(managed);
+fn put_list(object: &mut Value, list: Option<Vec<Value>>) {
+    if let Some(list) = list.filter(|list| !list.is_empty()) {
+        crate::value::object_entry(object, &["metadata"]).insert("managedFields".into(), list.into());
     }
-    take_over(request, old, new, &diff, &mut managed, None, true).map_err(|refused| match refused {
-        Refused::Error(error) => error,
-        Refused::Conflicts(_) => "conflict in a forced write".into(),
-    })?;
-    let mut taken = diff.taken();
+}
+
+/// An update by `request.manager` from `old` to `new`, which differ by `diff`. If another version cannot be compared,
+/// nobody's ownership changes.
+fn track(request: &Request<'_>, old: &Value, new: &Value, diff: Diff, managed: Vec<Entry>) -> Vec<Entry> {
+    let mut managed = reconcile(request, old, managed);
+    if diff.is_same() && managed.iter().all(|entry| entry.api_version == request.api_version) {
+        return managed;
+    }
+    if take_over(request, old, new, &diff, &mut managed, None, true).is_err() {
+        return managed;
+    }
+    let mut taken = diff.added.union(diff.modified);
     taken.subtract(never_owned());
     if !taken.is_empty() {
         let id = ManagerId::update(request.manager, request.api_version, request.subresource);
@@ -180,7 +201,7 @@ fn track(request: &Request<'_>, old: &Value, new: &Value, managed: Vec<Entry>) -
         }
     }
     entries::cap_updaters(&mut managed);
-    Ok(managed)
+    managed
 }
 
 /// Why an apply did not go through.
@@ -198,7 +219,7 @@ fn attempt(
 ) -> Result<Value, Refused> {
     let mut managed = reconcile(request, live, managed);
     let mut new = live.clone();
-    remove_list(&mut new);
+    take_list(&mut new);
     typed::merge(request.schema, &mut new, applied)
         .map_err(|error| Refused::Error(format!("failed to merge config: {error}")))?;
     let set = typed::field_set(request.schema, applied)
@@ -230,7 +251,7 @@ fn attempt(
         }
     }
     managed.retain(|entry| !entry.set.is_empty());
-    entries::store(&mut new, managed);
+    entries::store(&mut new, managed, Vec::new());
     Ok(new)
 }
 
@@ -381,15 +402,10 @@ fn convert_from<'v>(request: &Request<'_>, value: &'v Value, from: &str, to: &st
 /// Brings stored sets in line with a schema in which some field has become atomic.
 fn reconcile(request: &Request<'_>, live: &Value, mut managed: Vec<Entry>) -> Vec<Entry> {
     for entry in &mut managed {
-        let mut set = entry.set.clone();
-        let changed = if entry.api_version == request.api_version {
-            set.collapse_atomic(request.schema.root())
-        } else {
-            let other = request.versions.convert(live, &entry.api_version);
-            other.is_some_and(|(_, schema)| set.collapse_atomic(schema.root()))
-        };
-        if changed {
-            *entry.set_mut() = set;
+        if entry.api_version == request.api_version {
+            entry.collapse_atomic(request.schema.root());
+        } else if let Some((_, schema)) = request.versions.convert(live, &entry.api_version) {
+            entry.collapse_atomic(schema.root());
         }
     }
     managed

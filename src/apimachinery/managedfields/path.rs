@@ -4,6 +4,7 @@
 //! - MF-1: the order of path elements is upstream's (fields, keys, values, indices), which is also their order in
 //!   FieldsV1.
 
+use crate::schema::Str;
 use serde_json::Value;
 use std::cmp::Ordering;
 use std::fmt;
@@ -11,7 +12,8 @@ use std::fmt;
 /// One step of a path.
 #[derive(Debug, Clone)]
 pub enum PathElement {
-    Field(Box<str>),
+    /// Fields of built-in kinds borrow their name from the schema.
+    Field(Str),
     /// The item of an associative list with these key fields, sorted by name.
     Key(Box<[(Box<str>, Value)]>),
     /// The item of a set.
@@ -35,13 +37,18 @@ pub enum PathError {
 
 impl PathElement {
     pub fn field(name: &str) -> Self {
-        Self::Field(name.into())
+        Self::Field(Str::Owned(name.to_owned()))
     }
 
     /// The FieldsV1 key: `f:name`, `k:{"a":1}`, `v:"x"`, `i:0`.
     pub fn encode(&self) -> String {
         match self {
-            Self::Field(name) => format!("f:{name}"),
+            Self::Field(name) => {
+                let mut out = String::with_capacity(name.len() + 2);
+                out.push_str("f:");
+                out.push_str(name);
+                out
+            }
             Self::Value(value) => format!("v:{value}"),
             Self::Index(index) => format!("i:{index}"),
             Self::Key(fields) => {

@@ -167,7 +167,7 @@ impl FieldSet {
             return self;
         }
         let matches =
-            |pe: &PathElement, step: &str| step == "*" || matches!(pe, PathElement::Field(name) if **name == *step);
+            |pe: &PathElement, step: &str| step == "*" || matches!(pe, PathElement::Field(name) if name == step);
         let members =
             self.members.into_iter().filter(|pe| patterns.iter().any(|pattern| matches(pe, pattern[0]))).collect();
         let mut children = Vec::new();
@@ -189,6 +189,17 @@ impl FieldSet {
     pub fn is_subset(&self, other: &FieldSet) -> bool {
         self.members.iter().all(|pe| other.has_member(pe))
             && self.children.iter().all(|(pe, child)| other.child(pe).is_some_and(|theirs| child.is_subset(theirs)))
+    }
+
+    /// True if one of the paths is in a set in its FieldsV1 form.
+    pub fn intersects_fields_v1(&self, fields: &Value) -> bool {
+        let Value::Object(fields) = fields else { return false };
+        let own = |below: &Value| below.as_object().is_none_or(|map| map.is_empty() || map.contains_key("."));
+        self.members.iter().any(|pe| fields.get(&pe.encode()).is_some_and(own))
+            || self
+                .children
+                .iter()
+                .any(|(pe, child)| fields.get(&pe.encode()).is_some_and(|below| child.intersects_fields_v1(below)))
     }
 
     /// The set with every named field on the way to a path added: a set with `.spec.a` also gets `.spec`, but not the
@@ -388,6 +399,7 @@ mod tests {
             prop_assert_eq!(a.difference(&b).union(a.intersection(&b)), a.clone());
             prop_assert!(a.difference(&b).intersection(&b).is_empty());
             prop_assert!(a.difference(&a).is_empty());
+            prop_assert_eq!(a.intersects_fields_v1(&b.to_fields_v1()), !a.intersection(&b).is_empty());
             prop_assert!(a.is_subset(&a.clone().union(b.clone())));
             prop_assert!(a.clone().recursive_difference(&b).is_subset(&a.difference(&b)));
             prop_assert_eq!(a.clone().include(&[&[]]), a);

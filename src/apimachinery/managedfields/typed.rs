@@ -2,13 +2,14 @@
 //! removing paths.
 //!
 //! Invariants:
-//! - MF-3: `Type::Any` is deduced from the value: maps are granular, lists atomic, the rest scalars.
+//! - MF-3: in custom resources `Type::Any` is deduced from the value: maps are granular, lists atomic, the rest
+//!   scalars; in built-in kinds it is atomic.
 //! - MF-4: null is an empty map or list where the schema wants one, and a value of its own elsewhere.
 //! - MF-5: `metadata.managedFields` of the root is not compared.
 
 use super::path::{PathElement, compare_values};
 use super::set::FieldSet;
-use crate::schema::{ListOf, ListType, MapType, Node, NodeType, Schema, Type};
+use crate::schema::{self, ListOf, ListType, MapType, Node, NodeType, Schema, Type};
 use serde_json::{Map, Value};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -44,6 +45,14 @@ pub(super) fn kind(node: &Node<'_>, value: Option<&Value>) -> Option<Kind> {
             ListType::Set => Kind::Set,
             ListType::Map => Kind::Keyed,
         }),
+        // Raw JSON inside built-in kinds is opaque to the schema.
+        NodeType::Type(Type::Any | Type::FieldsV1) if std::ptr::eq(node.table, &**schema::builtin()) => {
+            Some(match value {
+                Some(Value::Object(_)) => Kind::Map { atomic: true },
+                Some(Value::Array(_)) => Kind::AtomicList,
+                _ => Kind::Scalar,
+            })
+        }
         NodeType::Type(Type::Any | Type::FieldsV1) => match value {
             None | Some(Value::Null) => None,
             Some(Value::Object(_)) => Some(Kind::Map { atomic: false }),
@@ -69,6 +78,14 @@ pub(super) fn child_node<'a>(node: &Node<'a>, key: &str) -> Option<Node<'a>> {
         _ => node.object().is_some_and(|object| object.preserve_unknown),
     };
     open.then_some(Node { table: node.table, ty: NodeType::Type(&ANY) })
+}
+
+/// The path element of a key, and whether the schema names it.
+fn key_element(node: &Node<'_>, key: &str) -> (PathElement, bool) {
+    match node.field(key) {
+        Some(field) => (PathElement::Field(field.name.clone()), true),
+        None => (PathElement::field(key), false),
+    }
 }
 
 /// Below unknown keys values are taken as deduced; [`super::validate`] reports them where that matters.
@@ -153,10 +170,11 @@ fn collect(node: &Node<'_>, value: &Value, set: &mut FieldSet) -> Result<bool, S
                 let mut below = FieldSet::new();
                 let own = collect(&child_or_any(node, key), item, &mut below)?;
                 let empty = item.is_null() || item.as_object().is_some_and(Map::is_empty);
-                if own || empty || node.field(key).is_none() {
-                    set.insert_member(PathElement::field(key));
+                let (element, named) = key_element(node, key);
+                if own || empty || !named {
+                    set.insert_member(element.clone());
                 }
-                set.insert_child(PathElement::field(key), below);
+                set.insert_child(element, below);
             }
             Ok(false)
         }
@@ -323,7 +341,7 @@ fn compare_maps(
         let mut below = Diff::default();
         let own = compare_node(&child_or_any(node, key), below_depth, a, b, &mut below)?;
         if own != Change::None || !below.is_same() {
-            diff.place(PathElement::field(key), own, below);
+            diff.place(key_element(node, key).0, own, below);
         }
         Ok(())
     };
@@ -543,7 +561,7 @@ fn remove_node(node: &Node<'_>, value: &mut Value, paths: &FieldSet) {
 }
 
 /// What Go has in an object nothing was decoded into: structs that are not behind pointers exist and hold theirs,
-/// what is always written is null or zero. Custom resources have no such object: theirs is empty.
+/// lists and maps that are always written are null. Custom resources have no such object: theirs is empty.
 pub(super) fn zero(schema: &Schema) -> Value {
     zero_of(&schema.root())
 }
@@ -553,7 +571,7 @@ fn zero_of(node: &Node<'_>) -> Value {
     let mut map = Map::new();
     for field in fields.iter().filter(|field| field.always) {
         let value = match &field.ty {
-            _ if field.pointer => Value::Null,
+            _ if field.pointer => continue,
             Type::Object(_) => zero_of(&Node::of(node.table, &field.ty)),
             Type::String | Type::Duration => "".into(),
             Type::Int32 | Type::Int64 | Type::Float => 0.into(),
