@@ -193,11 +193,10 @@ pub fn decode_value(value: Value, schema: &Schema) -> Result<Decoded, String> {
 }
 
 /// Decodes a body into a custom resource: metadata as the built-in type, the rest pruned by `schema`. Whether values
-/// have the right types is left to the schema's validation.
+/// have the right types is left to the schema's validation, and whether the kind is the endpoint's, to the caller.
 pub fn decode_custom_body(
     body: &[u8],
     encoding: Encoding,
-    expected: &GroupVersionKind,
     schema: &Schema,
 ) -> Result<(GroupVersionKind, Decoded), DecodeError> {
     let document = parse(body, encoding).map_err(|e| match encoding {
@@ -208,13 +207,6 @@ pub fn decode_custom_body(
     if gvk.kind.is_empty() {
         let body = String::from_utf8_lossy(body);
         return Err(DecodeError::unread(format!("Object 'Kind' is missing in '{body}'")));
-    }
-    if gvk.kind != expected.kind || gvk.group != expected.group {
-        let message = format!(
-            "converting ({}.{}) to ({}.{}): unknown conversion",
-            gvk.version, gvk.kind, expected.version, expected.kind
-        );
-        return Err(DecodeError::of(&gvk, message));
     }
     let decoded = decode_custom_document(document, schema).map_err(|e| DecodeError::of(&gvk, e))?;
     Ok((gvk, decoded))

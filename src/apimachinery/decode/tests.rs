@@ -250,9 +250,8 @@ fn custom_resources() {
     let spec = Object::new("", vec![any("a"), Field::new("o", Type::Object(2)), Field::new("l", list)]);
     let root = Object::new("", vec![Field::new("spec", Type::Object(1))]);
     let schema = Schema { table: std::sync::Arc::new(Table { objects: vec![root, spec, known].into() }), root: 0 };
-    let expected = GroupVersionKind::new("g.example.com", "v1", "Foo");
     let decode = |body: &str| {
-        decode_custom_body(body.as_bytes(), Encoding::Json, &expected, &schema)
+        decode_custom_body(body.as_bytes(), Encoding::Json, &schema)
             .map(|(_, d)| d)
             .map_err(|e| e.status("Foo", body.as_bytes()).message)
     };

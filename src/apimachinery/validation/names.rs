@@ -264,39 +264,70 @@ pub fn is_valid_percent(s: &str) -> Vec<String> {
     }
 }
 
+/// An IP address in a field older than strict validation: any spelling, but no leading zeros and no IPv4 in IPv6.
 pub fn is_valid_ip(s: &str) -> Vec<String> {
-    match s.parse::<IpAddr>() {
-        Ok(_) => Vec::new(),
-        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()],
-    }
+    let message = match (sloppy_ip(s), s.parse::<IpAddr>()) {
+        (None, _) => "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        (_, Err(_)) => "must not have leading 0s",
+        (_, Ok(IpAddr::V6(ip))) if ip.to_ipv4_mapped().is_some() => "must not be an IPv4-mapped IPv6 address",
+        _ => return Vec::new(),
+    };
+    vec![message.into()]
 }
 
 pub fn is_ipv4(s: &str) -> Vec<String> {
-    match s.parse::<IpAddr>() {
-        Ok(IpAddr::V4(_)) => Vec::new(),
+    match sloppy_ip(s).map(|ip| ip.to_canonical()) {
+        Some(IpAddr::V4(_)) => Vec::new(),
         _ => vec!["must be a valid IPv4 address".into()],
     }
 }
 
 pub fn is_ipv6(s: &str) -> Vec<String> {
-    match s.parse::<IpAddr>() {
-        Ok(IpAddr::V6(_)) => Vec::new(),
+    match sloppy_ip(s).map(|ip| ip.to_canonical()) {
+        Some(IpAddr::V6(_)) => Vec::new(),
         _ => vec!["must be a valid IPv6 address".into()],
     }
 }
 
+/// A CIDR in a field older than strict validation: any spelling, but no leading zeros, no IPv4 in IPv6, no host bits.
 pub fn is_valid_cidr(s: &str) -> Vec<String> {
-    let valid = s.split_once('/').is_some_and(|(ip, len)| {
-        let max = match ip.parse::<IpAddr>() {
-            Ok(IpAddr::V4(_)) => 32,
-            Ok(IpAddr::V6(_)) => 128,
-            Err(_) => return false,
-        };
-        let digits =
-            !len.is_empty() && len.bytes().all(|b| b.is_ascii_digit()) && (len == "0" || !len.starts_with('0'));
-        digits && len.parse::<u32>().is_ok_and(|n| n <= max)
+    const INVALID: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    let parsed = s.split_once('/').and_then(|(address, length)| {
+        let ip = sloppy_ip(address)?;
+        let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+        let bits: u32 = length.parse().ok().filter(|_| digits)?;
+        let zeros = address.parse::<IpAddr>().is_err() || (length.len() > 1 && length.starts_with('0'));
+        (bits <= if ip.is_ipv4() { 32 } else { 128 }).then_some((ip, bits, zeros))
     });
-    if valid { Vec::new() } else { vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".into()] }
+    let message = match parsed {
+        None => INVALID,
+        Some((_, _, true)) => "must not have leading 0s in IP or prefix length",
+        Some((IpAddr::V6(ip), ..)) if ip.to_ipv4_mapped().is_some() => "must not have an IPv4-mapped IPv6 address",
+        Some((ip, bits, _)) if has_host_bits(ip, bits) => "must not have bits set beyond the prefix length",
+        Some(_) => return Vec::new(),
+    };
+    vec![message.into()]
+}
+
+/// Go's older parser took leading zeros in IPv4 addresses for decimal digits.
+fn sloppy_ip(s: &str) -> Option<IpAddr> {
+    if let Ok(ip) = s.parse() {
+        return Some(ip);
+    }
+    let mut parts = s.split('.').map(|part| {
+        let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        let value = format!("0{}", part.trim_start_matches('0')).parse::<u8>();
+        value.ok().filter(|_| digits)
+    });
+    let octets = [parts.next()??, parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then(|| IpAddr::from(octets))
+}
+
+fn has_host_bits(ip: IpAddr, bits: u32) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.to_bits().checked_shl(bits).unwrap_or(0) != 0,
+        IpAddr::V6(ip) => ip.to_bits().checked_shl(bits).unwrap_or(0) != 0,
+    }
 }
 
 /// `msg (e.g. 'a',  or 'b', regex used for validation is 're')`: upstream's form, double spaces included.
@@ -362,6 +393,36 @@ mod tests {
         assert!(is_wildcard_dns1123_subdomain("*.bar.com").is_empty());
         assert!(is_dns1123_subdomain_with_underscore("_tcp.example.com").is_empty());
         assert!(path_segment("a:b", false).is_empty());
+    }
+
+    #[test]
+    fn addresses() {
+        for (ip, want) in [
+            ("10.1.2.3", ""),
+            ("2001:DB8::0:1", ""),
+            ("010.1.2.3", "must not have leading 0s"),
+            ("::ffff:1.2.3.4", "must not be an IPv4-mapped IPv6 address"),
+            ("300.1.2.3", "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+            ("1.2.3", "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+            ("", "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+        ] {
+            assert_eq!(is_valid_ip(ip).join("; "), want, "{ip}");
+        }
+        for (cidr, want) in [
+            ("10.0.0.0/8", ""),
+            ("0.0.0.0/0", ""),
+            ("10.0.0.1/32", ""),
+            ("2001:db8::/64", ""),
+            ("10.0.0.1/8", "must not have bits set beyond the prefix length"),
+            ("10.0.0.0/08", "must not have leading 0s in IP or prefix length"),
+            ("::ffff:10.0.0.0/104", "must not have an IPv4-mapped IPv6 address"),
+            ("10.0.0.0/33", "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"),
+            ("10.0.0.0", "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"),
+            ("10.0.0.0/+8", "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"),
+        ] {
+            assert_eq!(is_valid_cidr(cidr).join("; "), want, "{cidr}");
+        }
+        assert!(is_ipv4("1.2.3.4").is_empty() && !is_ipv4("::1").is_empty() && is_ipv6("::1").is_empty());
     }
 
     #[test]
