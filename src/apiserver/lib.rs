@@ -6,16 +6,23 @@
 //! - AS-2: a stored object is encoded once, at its write; reads and watches copy bytes.
 //! - AS-3: no request is served before it is authenticated and authorized.
 
+pub mod admission;
+pub mod alloc;
 pub mod attributes;
+pub mod authn;
+pub mod authz;
+pub mod bootstrap;
 pub mod cache;
+pub mod connect;
 pub mod error;
 pub mod handler;
-pub mod http;
 pub mod kinds;
+pub mod nonresource;
 pub mod registry;
-
-// EDGE: authn, authz, admission, nonresource, connect, reviews, serviceaccount, bootstrap, alloc, serving
-// are declared here as their files come in.
+pub mod reviews;
+pub mod serviceaccount;
+pub mod tls;
+pub mod wire;
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -37,7 +44,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 
 /// What the server is told at start.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     pub advertise_address: IpAddr,
     pub port: u16,
@@ -46,8 +53,8 @@ pub struct Config {
     pub version: VersionInfo,
     /// `https://kubernetes.default.svc.cluster.local`
     pub service_account_issuer: String,
-    /// PEM of the private key that signs service-account tokens (EC P-256 or RSA).
-    pub service_account_key_pem: String,
+    /// Signs service-account tokens.
+    pub service_account_key: pki::SigningKey,
     /// PEM of the CA that client certificates must come from.
     pub client_ca_pem: String,
     /// What the server shows to kubelets: client certificate, key and the CA of kubelet serving certificates.
@@ -132,6 +139,15 @@ pub struct Server {
     pub tasks: TaskGroup,
     pub cache: Arc<Cache>,
     pub kinds: Arc<Kinds>,
+    pub issuer: Arc<serviceaccount::TokenIssuer>,
+    pub authenticator: authn::Authenticator,
+    pub authorizer: Arc<authz::Authorizer>,
+    pub admission: admission::Admission,
+    /// Cluster IPs and node ports.
+    pub services: alloc::ServiceAllocator,
+    pub health: nonresource::Health,
+    pub kubelets: connect::Kubelets,
+    pub requests: nonresource::metrics::RequestMetrics,
 }
 
 impl ApiServer {
@@ -143,18 +159,89 @@ impl ApiServer {
         let tasks = TaskGroup::new();
         let kinds = Arc::new(Kinds::builtin());
         let cache = Cache::start(store.clone(), kinds.clone(), clock.clone(), &tasks).await?;
-        let server = Arc::new(Server { config, store, clock, metrics, tasks, cache, kinds });
+        let issuer = Arc::new(serviceaccount::TokenIssuer::new(
+            config.service_account_key.clone(),
+            config.service_account_issuer.clone(),
+        ));
+        let authorizer = Arc::new(authz::Authorizer::new(cache.clone()));
+        let authenticator = authn::Authenticator::new(
+            cache.clone(),
+            issuer.clone(),
+            clock.clone(),
+            config.static_tokens.clone(),
+        );
+        let admission = admission::Admission::new(authorizer.clone());
+        let services =
+            alloc::ServiceAllocator::load(config.service_cidr, config.node_port_range.clone(), cache.as_ref());
+        let kubelets = connect::Kubelets::new(config.kubelet_client.as_ref())?;
+        let requests = nonresource::metrics::RequestMetrics::new(&metrics);
+        let server = Arc::new(Server {
+            config,
+            store,
+            clock,
+            metrics,
+            tasks,
+            cache,
+            kinds,
+            issuer,
+            authenticator,
+            authorizer,
+            admission,
+            services,
+            health: nonresource::Health::default(),
+            kubelets,
+            requests,
+        });
+        server.health.set_caches_loaded();
         Ok(Self { server })
     }
 
     /// Serves one request. Never fails: what goes wrong is a Status.
     pub async fn handle(&self, request: Request<Body>, peer: Peer) -> Response<Body> {
-        handler::handle(&self.server, request, peer).await
+        handler::handle(self.server.clone(), request, peer).await
     }
 
     /// A client's way in without sockets: `kube::Client::new(service, "default")`.
     pub fn in_process(&self, user: User) -> InProcessService {
         InProcessService::new(self.clone(), user)
+    }
+
+    /// Brings the objects that every cluster has in place; `/readyz` is good when they are.
+    pub async fn bootstrap(&self) {
+        bootstrap::run(self).await;
+    }
+
+    /// Serves HTTPS on `listener` until `shutdown`; `tls` is made by [`tls::server_config`].
+    ///
+    /// # Errors
+    /// None but those of the listener.
+    pub async fn serve(
+        &self,
+        listener: tokio::net::TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        shutdown: component_base::CancellationToken,
+    ) -> Result<()> {
+        let this = self.clone();
+        let stopping = this.clone();
+        let token = shutdown.clone();
+        let announce = async move {
+            token.cancelled().await;
+            stopping.server.health.set_stopping();
+            std::future::pending::<()>().await;
+        };
+        let handle = move |request, peer| {
+            let this = this.clone();
+            async move { this.handle(request, peer).await }
+        };
+        tokio::select! {
+            ended = tls::serve(listener, tls, shutdown, handle) => ended,
+            () = announce => Ok(()),
+        }
+    }
+
+    /// Makes the server know another kind of bearer token.
+    pub fn add_token_source(&self, source: Arc<dyn authn::TokenSource>) {
+        self.server.authenticator.add_source(source);
     }
 
     /// Stops every task of the server.

@@ -23,17 +23,50 @@ const METADATA_ORDER: &[&str] = &[
 /// How many of [`METADATA_ORDER`] come before resourceVersion; all of them are strings.
 const LEADING: usize = 5;
 
-/// Encodes an object for the store. `None` if it is no object.
+/// Encodes an object for the store: without resourceVersion. `None` if it is no object.
 pub fn encode(value: &Value) -> Option<Bytes> {
+    encode_as(value, false)
+}
+
+/// Encodes an object for a response: with what resourceVersion it has. `None` if it is no object.
+pub fn encode_served(value: &Value) -> Option<Bytes> {
+    encode_as(value, true)
+}
+
+/// All members in alphabetical order but those of metadata, which have upstream's order.
+pub fn encode_shown(value: &Value) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    let empty = Map::new();
+    out.push(b'{');
+    for (at, (key, member)) in value.as_object().unwrap_or(&empty).iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write(&mut out, &Value::String(key.clone()));
+        out.push(b':');
+        match member {
+            Value::Object(metadata) if key == "metadata" => write_metadata(&mut out, metadata, true),
+            member => write(&mut out, member),
+        }
+    }
+    out.push(b'}');
+    out.into()
+}
+
+fn encode_as(value: &Value, served: bool) -> Option<Bytes> {
     let object = value.as_object()?;
     let mut out = Vec::with_capacity(1024);
+    let (kind, version, metadata) = (object.get("kind"), object.get("apiVersion"), object.get("metadata"));
+    if served && (kind.is_none() || version.is_none() || !metadata.is_some_and(Value::is_object)) {
+        return None;
+    }
     out.extend_from_slice(b"{\"kind\":");
-    write(&mut out, object.get("kind").unwrap_or(&Value::Null));
+    write(&mut out, kind.unwrap_or(&Value::Null));
     out.extend_from_slice(b",\"apiVersion\":");
-    write(&mut out, object.get("apiVersion").unwrap_or(&Value::Null));
+    write(&mut out, version.unwrap_or(&Value::Null));
     out.extend_from_slice(b",\"metadata\":");
     let empty = Map::new();
-    write_metadata(&mut out, object.get("metadata").and_then(Value::as_object).unwrap_or(&empty));
+    write_metadata(&mut out, metadata.and_then(Value::as_object).unwrap_or(&empty), served);
     for (key, member) in object {
         if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
             out.push(b',');
@@ -46,7 +79,7 @@ pub fn encode(value: &Value) -> Option<Bytes> {
     Some(out.into())
 }
 
-fn write_metadata(out: &mut Vec<u8>, metadata: &Map<String, Value>) {
+fn write_metadata(out: &mut Vec<u8>, metadata: &Map<String, Value>, served: bool) {
     out.push(b'{');
     let mut first = true;
     let mut member = |key: &str, value: &Value| {
@@ -57,9 +90,13 @@ fn write_metadata(out: &mut Vec<u8>, metadata: &Map<String, Value>) {
         out.push(b':');
         write(out, value);
     };
-    for key in METADATA_ORDER {
+    let version = metadata.get("resourceVersion").filter(|_| served);
+    for (at, key) in METADATA_ORDER.iter().enumerate() {
         if let Some(value) = metadata.get(*key) {
             member(key, value);
+        }
+        if let (true, Some(version)) = (at + 1 == LEADING, version) {
+            member("resourceVersion", version);
         }
     }
     for (key, value) in metadata {
@@ -94,6 +131,29 @@ pub fn offsets(bytes: &[u8]) -> Option<(usize, usize)> {
         }
         at = string(bytes, literal(bytes, end, b":")?)?;
     }
+}
+
+/// The offset behind the object inside of which `at` is (between two of its members).
+pub fn end_of_object(bytes: &[u8], mut at: usize) -> usize {
+    let mut depth = 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                at = string(bytes, at).unwrap_or(bytes.len());
+                continue;
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth -= 1;
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    bytes.len()
 }
 
 fn literal(bytes: &[u8], at: usize, text: &[u8]) -> Option<usize> {

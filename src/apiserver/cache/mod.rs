@@ -13,8 +13,8 @@ mod reader;
 mod resource;
 mod watcher;
 
-pub use feed::Cache;
+pub use feed::{Cache, object_key};
 pub use object::{Meta, Object};
 pub use reader::ObjectReader;
-pub use resource::{Event, EventType, ResourceCache, Snapshot};
-pub use watcher::{CacheWatcher, WatchFilter};
+pub use resource::{Event, EventType, ResourceCache, Snapshot, frame};
+pub use watcher::{CacheWatcher, Delivery, WatchFilter};

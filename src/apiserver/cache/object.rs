@@ -84,8 +84,20 @@ impl Object {
         self.write_tail(out);
     }
 
+    /// `metadata` alone, with its resourceVersion.
+    pub fn write_metadata(&self, out: &mut Vec<u8>) {
+        let opening = self.body_at + b"\"metadata\":".len();
+        out.extend_from_slice(&self.bytes[opening..self.splice_at]);
+        self.write_version(out, encode::end_of_object(&self.bytes, self.splice_at));
+    }
+
     fn write_tail(&self, out: &mut Vec<u8>) {
-        let rest = &self.bytes[self.splice_at..];
+        self.write_version(out, self.bytes.len());
+    }
+
+    /// The resourceVersion and what follows it, up to `end`.
+    fn write_version(&self, out: &mut Vec<u8>, end: usize) {
+        let rest = &self.bytes[self.splice_at..end];
         // Between members: `…,` before us, `,…` after us unless the object ends here.
         let first = self.bytes[self.splice_at - 1] == b'{';
         let last = rest.first() == Some(&b'}');

@@ -1,0 +1,120 @@
+//! CREATE.
+
+use ::http::Response;
+use apimachinery::status::Status;
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::admit::{self, Operation};
+use super::options::WriteOptions;
+use super::{Cx, Written, codec, conversion, meta};
+use crate::Body;
+use crate::alloc::{Reservation, SERVICES};
+
+/// How often a generated name is tried again when it is taken.
+const NAME_TRIES: usize = 8;
+
+pub async fn create(cx: &Cx, body: Bytes) -> Result<Response<Body>, Status> {
+    let options = WriteOptions::parse(cx, "CreateOptions", false)?;
+    let mut object = codec::decode(cx, &body, options.validation)?;
+    if !meta::text(&object, "resourceVersion").is_empty() {
+        return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
+    }
+    meta::wipe_system_fields(&mut object);
+    meta::match_namespace(cx, &mut object)?;
+    meta::dedup_owners(cx, &mut object, false);
+    codec::manage(cx, None, &mut object, &options)?;
+    let stored = store_new(cx, object, &options).await?;
+    cx.show_value(201, &stored)
+}
+
+/// From the decoded object with its managed fields to the stored one, as the request's version shows it.
+pub async fn store_new(cx: &Cx, object: Value, options: &WriteOptions) -> Result<Value, Status> {
+    let mut tries = 0;
+    loop {
+        let generated = meta::text(&object, "name").is_empty() && !meta::text(&object, "generateName").is_empty();
+        match attempt(cx, object.clone(), options).await {
+            Err(status) if generated && status.reason == "AlreadyExists" && tries + 1 < NAME_TRIES => tries += 1,
+            Err(status) if generated && status.reason == "AlreadyExists" => {
+                let name = status.details.map(|details| details.name).unwrap_or_default();
+                return Err(Status::generate_name_conflict(&cx.group_resource(), &name, 1));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn attempt(cx: &Cx, mut object: Value, options: &WriteOptions) -> Result<Value, Status> {
+    let name = meta::text(&object, "name").to_owned();
+    let admission = admit::Admission::new(cx, Operation::Create, &name, options.dry_run);
+    if name.is_empty() && !meta::text(&object, "generateName").is_empty() {
+        let generated = meta::generate_name(meta::text(&object, "generateName"));
+        meta::of(&mut object).insert("name".into(), generated.into());
+    }
+    admission.mutate(&mut object, None).await?;
+    meta::dedup_owners(cx, &mut object, true);
+    meta::fill_system_fields(&mut object, cx.now());
+    let reservation = reserve(cx, &mut object, None, options.dry_run)?;
+    prepare_and_validate(cx, &mut object)?;
+    admission.validate(&object, None).await?;
+    let name = meta::text(&object, "name").to_owned();
+    let key = cx.key(&name);
+    let mut stored = object.clone();
+    conversion::to_storage(cx, &mut stored);
+    if options.dry_run {
+        let existing = cx.current(&key).await;
+        return match existing {
+            Some(existing) => Err(taken(cx, &name, &existing)),
+            None => Ok(object),
+        };
+    }
+    match cx.put(&key, &stored, None).await? {
+        Written::Done(written) => {
+            if let Some(reservation) = reservation {
+                reservation.commit();
+            }
+            let revision = written.revision.to_string();
+            meta::of(&mut object).insert("resourceVersion".into(), revision.into());
+            Ok(object)
+        }
+        Written::Lost(Some(existing)) => Err(taken(cx, &name, &existing)),
+        Written::Lost(None) => Err(Status::server_timeout(&cx.group_resource(), "create", 1)),
+    }
+}
+
+/// What the object takes of the cluster's shared numbers. Dropped, it is given back.
+pub fn reserve(
+    cx: &Cx,
+    object: &mut Value,
+    old: Option<&Value>,
+    dry_run: bool,
+) -> Result<Option<Reservation>, Status> {
+    if cx.kind.storage_key != SERVICES || !cx.info.subresource.is_empty() {
+        return Ok(None);
+    }
+    cx.server.services.assign(object, old, dry_run).map(Some)
+}
+
+/// The strategy's part of a create.
+pub fn prepare_and_validate(cx: &Cx, object: &mut Value) -> Result<(), Status> {
+    let strategy_cx = cx.strategy_cx();
+    let strategy = &cx.kind.strategy;
+    strategy.prepare_for_create(&strategy_cx, object);
+    let mut errors = meta::validate_new(cx, object);
+    errors.extend(strategy.validate(&strategy_cx, object));
+    if !errors.is_empty() {
+        return Err(Status::invalid(&cx.group_kind(), meta::text(object, "name"), &errors));
+    }
+    for warning in strategy.warnings(&strategy_cx, object, None) {
+        cx.warn(warning);
+    }
+    Ok(())
+}
+
+fn taken(cx: &Cx, name: &str, existing: &crate::Object) -> Status {
+    if existing.meta.deletion_timestamp.is_some() {
+        Status::object_being_deleted(&cx.group_resource(), name)
+    } else {
+        Status::already_exists(&cx.group_resource(), name)
+    }
+}
