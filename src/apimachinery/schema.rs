@@ -42,6 +42,7 @@ impl Object {
     /// An object with these fields, granular, nothing else allowed.
     pub fn new(name: impl Into<Str>, mut fields: Vec<Field>) -> Self {
         fields.sort_by(|a, b| a.name.cmp(&b.name));
+        fields.shrink_to_fit();
         Self {
             name: name.into(),
             fields: fields.into(),

@@ -11,13 +11,14 @@ mod prune;
 mod time;
 pub mod typed;
 pub mod yaml;
+mod yaml_errors;
 
 #[cfg(test)]
 mod tests;
 
 pub use node::Node;
 pub use normalize::normalize;
-pub use prune::prune;
+pub use prune::{prune, repeated_keys};
 
 use crate::goformat::quote;
 use crate::gvk::{GroupVersion, GroupVersionKind};

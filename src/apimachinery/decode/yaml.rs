@@ -5,6 +5,7 @@
 //! - DY-2: aliases cannot multiply the document without bound.
 
 use super::node::Node;
+use super::yaml_errors;
 use crate::goformat::{float, quote};
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,7 @@ pub fn parse(bytes: &[u8]) -> Result<Yaml, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_string())?;
     let options = granit_parser::options! { emit_comments: false };
     let mut builder = Builder {
+        text,
         parser: Parser::new_from_str_with_options(text, options),
         anchors: HashMap::new(),
         aliased: 0,
@@ -44,6 +46,7 @@ pub fn parse(bytes: &[u8]) -> Result<Yaml, String> {
 }
 
 struct Builder<'a> {
+    text: &'a str,
     parser: Parser<'a, granit_parser::StrInput<'a>>,
     anchors: HashMap<usize, Node>,
     aliased: usize,
@@ -54,12 +57,7 @@ impl<'a> Builder<'a> {
     fn next(&mut self) -> Result<(Event<'a>, Span), String> {
         match self.parser.next_event() {
             Some(Ok(next)) => Ok(next),
-            Some(Err(e)) => {
-                // go-yaml leaves out the first line's number
-                let line = e.marker().line();
-                let place = if line > 1 { format!("line {line}: ") } else { String::new() };
-                Err(format!("yaml: {place}{}", e.info()))
-            }
+            Some(Err(e)) => Err(yaml_errors::message(&e, self.text)),
             None => Ok((Event::StreamEnd, Span::default())),
         }
     }
@@ -322,11 +320,26 @@ mod tests {
 
     #[test]
     fn errors() {
-        assert_eq!(parse(b"a: b: c").unwrap_err(), "yaml: mapping values are not allowed in this context");
-        assert_eq!(
-            parse(b"x: 1\na: b: c").unwrap_err(),
-            "yaml: line 2: mapping values are not allowed in this context"
-        );
+        for (text, want) in [
+            ("a: b: c", "mapping values are not allowed in this context"),
+            ("x: 1\na: b: c", "line 2: mapping values are not allowed in this context"),
+            ("a:\n\tb: 1\n", "line 2: found character that cannot start any token"),
+            ("a: @x\n", "found character that cannot start any token"),
+            ("a: \"x\n", "line 2: found unexpected end of stream"),
+            ("a: [1, 2\n", "line 1: did not find expected ',' or ']'"),
+            ("a: {b: 1\n", "line 1: did not find expected ',' or '}'"),
+            ("{", "did not find expected node content"),
+            ("a:\n  b: 1\n c: 2\n", "line 2: did not find expected key"),
+            ("- a\nb: 1\n", "line 1: did not find expected '-' indicator"),
+            ("a: 1\n- b\n", "line 1: did not find expected key"),
+            ("a: *x\n", "unknown anchor 'x' referenced"),
+            ("a: \"\\q\"\n", "found unknown escape character"),
+            ("a: 1\nb\n", "line 3: could not find expected ':'"),
+            ("a: 'it's'\n", "did not find expected key"),
+            ("a: \u{1}\n", "control characters are not allowed"),
+        ] {
+            assert_eq!(parse(text.as_bytes()).unwrap_err(), format!("yaml: {want}"), "{text:?}");
+        }
         assert!(parse(b"a: \xff").is_err());
         let bomb = "a: &a [1,1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e,*e]\n";
         assert_eq!(parse(bomb.as_bytes()).unwrap_err(), "yaml: document contains excessive aliasing");
