@@ -3,6 +3,7 @@
 //! Invariants:
 //! - GF-1: `json` is byte for byte what Go's encoder emits for the same value (sorted keys, `<`, `>`, `&` escaped).
 
+use crate::schema::Node;
 use serde_json::{Number, Value};
 use std::fmt::Write as _;
 
@@ -88,6 +89,43 @@ pub fn write_json(out: &mut String, value: &Value) {
     }
 }
 
+/// The same with the fields of built-in types in the order of the Go structs, as errors show them.
+pub fn json_of(value: &Value, node: Node<'_>) -> String {
+    let mut out = String::new();
+    write_json_of(&mut out, value, Some(node));
+    out
+}
+
+fn write_json_of(out: &mut String, value: &Value, node: Option<Node<'_>>) {
+    match value {
+        Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                write_json_of(out, item, node.and_then(|n| n.item()));
+            }
+            out.push(']');
+        }
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| node.and_then(|n| n.field(key)).map_or(u8::MAX, |f| f.order));
+            out.push('{');
+            for (i, (key, item)) in entries.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                write_json_string(out, key);
+                out.push(':');
+                write_json_of(out, item, node.and_then(|n| n.child(key)));
+            }
+            out.push('}');
+        }
+        scalar => write_json(out, scalar),
+    }
+}
+
 /// A JSON string with Go's HTML-safe escapes.
 pub fn write_json_string(out: &mut String, s: &str) {
     out.push('"');
@@ -146,6 +184,17 @@ mod tests {
         {
             assert_eq!(quote(input), want);
         }
+    }
+
+    #[test]
+    fn fields_in_go_order() {
+        let schema = crate::schema::builtin_schema("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector").unwrap();
+        let selector = json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["x"]}],
+            "matchLabels": {"b": "2", "a": "1"}});
+        assert_eq!(
+            json_of(&selector, schema.root()),
+            r#"{"matchLabels":{"a":"1","b":"2"},"matchExpressions":[{"key":"a","operator":"In","values":["x"]}]}"#
+        );
     }
 
     #[test]

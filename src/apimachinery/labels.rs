@@ -138,6 +138,11 @@ impl Selector {
         Ok(Self::All(requirements))
     }
 
+    /// From a metav1.LabelSelector in Rust types (`k8s_openapi`'s, or an `Option` of it). Err: upstream's message.
+    pub fn from_typed(selector: &impl serde::Serialize) -> Result<Self, String> {
+        Self::from_label_selector(&serde_json::to_value(selector).map_err(|e| e.to_string())?)
+    }
+
     pub fn matches(&self, labels: &(impl Labels + ?Sized)) -> bool {
         match self {
             Self::Nothing => false,

@@ -223,19 +223,21 @@ fn decode_custom_document(document: Document, schema: &Schema) -> Result<Decoded
     let mut strict_errors = document.repeated;
     let unknown = |path: String| format!("unknown field {}", quote(&path));
     strict_errors.extend(prune::repeated_keys(&document.node).iter().map(|p| format!("duplicate field {}", quote(p))));
-    let metadata = document.node.get("metadata").cloned();
     let mut value = document.node.into_value();
-    if let Some(metadata) = metadata {
-        let typed = typed::decode_at(metadata, object_meta(), "metadata")?;
-        strict_errors.extend(typed.strict.into_iter().filter(|s| s.starts_with("unknown")));
-        let mut metadata = typed.value;
-        normalize(&mut metadata, object_meta());
-        if let Value::Object(map) = &mut value {
-            map.insert("metadata".into(), metadata);
-        }
+    if let Some(metadata) = value.get_mut("metadata").filter(|m| !m.is_null()) {
+        strict_errors.extend(decode_metadata(metadata, "metadata")?);
     }
     strict_errors.extend(prune(&mut value, schema).into_iter().map(unknown));
     Ok(Decoded { value, strict_errors, yaml_errors })
+}
+
+/// Brings metadata inside untyped JSON into the form of metav1.ObjectMeta: that of a custom resource, or of an object
+/// embedded in one. Gives what strict validation refuses; `path` is where it stands. Err: Go's message.
+pub fn decode_metadata(metadata: &mut Value, path: &str) -> Result<Vec<String>, String> {
+    let typed = typed::decode_at(metadata.take().into(), object_meta(), path)?;
+    *metadata = typed.value;
+    normalize(metadata, object_meta());
+    Ok(typed.strict)
 }
 
 /// The schema of metav1.ObjectMeta.

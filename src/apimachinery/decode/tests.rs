@@ -331,3 +331,20 @@ fn deep_bodies() {
     let error = decode_body(body.as_bytes(), Encoding::Json, &expected, known).unwrap_err();
     assert!(error.message.ends_with("exceeded max depth"));
 }
+
+/// Objects as a real server returned them: largest and smallest of each kind.
+#[test]
+fn real_objects_stay_as_they_are() {
+    let mut count = 0;
+    for line in include_str!("testdata/objects.jsonl").lines() {
+        let object: Value = serde_json::from_str(line).unwrap();
+        let (api_version, kind) = (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
+        let gvk = GroupVersionKind::from_api_version(api_version, kind).unwrap();
+        let schema = known(&gvk).unwrap_or_else(|| panic!("no schema for {gvk}"));
+        let decoded = decode_value(object.clone(), &schema).unwrap();
+        assert_eq!(decoded.value, object, "{gvk}");
+        assert_eq!(decoded.strict_errors, [""; 0], "{gvk}");
+        count += 1;
+    }
+    assert!(count > 50);
+}
