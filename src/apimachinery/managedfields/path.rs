@@ -15,7 +15,7 @@ pub enum PathElement {
     /// Fields of built-in kinds borrow their name from the schema.
     Field(Str),
     /// The item of an associative list with these key fields, sorted by name.
-    Key(Box<[(Box<str>, Value)]>),
+    Key(Box<[(Str, Value)]>),
     /// The item of a set.
     Value(Value),
     Index(i64),
@@ -49,13 +49,22 @@ impl PathElement {
                 out.push_str(name);
                 out
             }
-            Self::Value(value) => format!("v:{value}"),
+            Self::Value(value) => {
+                let mut out = String::from("v:");
+                push_json(&mut out, value);
+                out
+            }
             Self::Index(index) => format!("i:{index}"),
             Self::Key(fields) => {
-                let mut out = String::from("k:{");
+                let mut out = String::with_capacity(32);
+                out.push_str("k:{");
                 for (i, (name, value)) in fields.iter().enumerate() {
-                    let comma = if i > 0 { "," } else { "" };
-                    out.push_str(&format!("{comma}{}:{value}", Value::from(&**name)));
+                    if i > 0 {
+                        out.push(',');
+                    }
+                    push_json_string(&mut out, name);
+                    out.push(':');
+                    push_json(&mut out, value);
                 }
                 out.push('}');
                 out
@@ -78,7 +87,7 @@ impl PathElement {
             b'i' => rest.parse().map(Self::Index).map_err(|_| invalid()),
             b'k' => match serde_json::from_str(rest) {
                 Ok(Value::Object(map)) => {
-                    Ok(Self::Key(map.into_iter().map(|(name, value)| (name.into_boxed_str(), value)).collect()))
+                    Ok(Self::Key(map.into_iter().map(|(name, value)| (Str::Owned(name), value)).collect()))
                 }
                 _ => Err(invalid()),
             },
@@ -187,6 +196,24 @@ pub fn compare_values(a: &Value, b: &Value) -> Ordering {
             x.len().cmp(&y.len())
         }
         _ => rank(a).cmp(&rank(b)),
+    }
+}
+
+fn push_json(out: &mut String, value: &Value) {
+    match value {
+        Value::String(text) => push_json_string(out, text),
+        other => out.push_str(&other.to_string()),
+    }
+}
+
+fn push_json_string(out: &mut String, text: &str) {
+    // Nearly all keys need no escapes.
+    if text.bytes().all(|b| (b' '..0x7f).contains(&b) && b != b'"' && b != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&Value::from(text).to_string());
     }
 }
 

@@ -577,6 +577,27 @@ proptest! {
         prop_assert_eq!(w.object, once);
     }
 
+    /// The short way, for a list sent as it is stored, is the long way.
+    #[test]
+    fn both_ways_of_an_update_agree(a in any_spec(), edits in prop::collection::vec((any_spec(), 0..3usize, any::<bool>()), 1..6)) {
+        let (mut short, mut long) = (custom(), custom());
+        for (value, manager, applies) in [(a, 0, false)].into_iter().chain(edits) {
+            let manager = format!("m{manager}");
+            if applies {
+                short.try_apply(&manager, value.clone(), true).unwrap();
+                long.try_apply(&manager, value, true).unwrap();
+            } else {
+                let mut sent = value.clone();
+                if let Some(list) = short.object.as_ref().and_then(entries::of) {
+                    sent["metadata"]["managedFields"] = list.clone().into();
+                }
+                short.update(&manager, sent);
+                long.update(&manager, value);
+            }
+            prop_assert_eq!(&short.object, &long.object);
+        }
+    }
+
     #[test]
     fn what_was_applied_is_there(live in any_spec(), a in any_spec(), b in any_spec()) {
         let mut w = custom();

@@ -9,7 +9,7 @@
 
 use super::path::{PathElement, compare_values};
 use super::set::FieldSet;
-use crate::schema::{self, ListOf, ListType, MapType, Node, NodeType, Schema, Type};
+use crate::schema::{self, ListOf, ListType, MapType, Node, NodeType, Schema, Str, Type};
 use serde_json::{Map, Value};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -117,7 +117,7 @@ fn keyed_element(node: &Node<'_>, list: &ListOf, item: &Value) -> Result<PathEle
         _ => return Err("associative list with keys may not have non-map elements".into()),
     };
     let item_node = item_or_any(node);
-    let mut fields: Vec<(Box<str>, Value)> = Vec::with_capacity(list.keys.len());
+    let mut fields: Vec<(Str, Value)> = Vec::with_capacity(list.keys.len());
     for key in list.keys.iter() {
         let value = match map.get(key.as_ref()) {
             Some(value) => Some(value.clone()),
@@ -127,7 +127,7 @@ fn keyed_element(node: &Node<'_>, list: &ListOf, item: &Value) -> Result<PathEle
                 .and_then(|text| serde_json::from_str(text).ok()),
         };
         match value {
-            Some(value) => fields.push((key.as_ref().into(), value)),
+            Some(value) => fields.push((key.clone(), value)),
             None if list.keys.len() == 1 => {
                 return Err(format!(
                     "associative list with keys has an element that omits key field {} (and doesn't have default value)",
@@ -152,15 +152,16 @@ pub(super) fn equal(a: &Value, b: &Value) -> bool {
     compare_values(a, b) == Ordering::Equal
 }
 
-/// All paths of a value.
+/// The paths a value claims: leaves, list items, and empty or unnamed fields, but not the named fields on the way.
 pub(super) fn field_set(schema: &Schema, value: &Value) -> Result<FieldSet, String> {
     let mut set = FieldSet::new();
-    collect(&schema.root(), value, &mut set)?;
+    collect(&schema.root(), value, false, &mut set)?;
     Ok(set)
 }
 
-/// Adds the paths below to `set`; true if the path of the value itself belongs in it.
-fn collect(node: &Node<'_>, value: &Value, set: &mut FieldSet) -> Result<bool, String> {
+/// Adds the paths below to `set`: with `all`, the named fields on the way too. True if the path of the value itself
+/// is a leaf.
+fn collect(node: &Node<'_>, value: &Value, all: bool, set: &mut FieldSet) -> Result<bool, String> {
     match kind(node, Some(value)) {
         Some(Kind::Scalar | Kind::AtomicList | Kind::Map { atomic: true }) => Ok(true),
         None => Ok(false),
@@ -168,10 +169,14 @@ fn collect(node: &Node<'_>, value: &Value, set: &mut FieldSet) -> Result<bool, S
             let Value::Object(map) = value else { return Ok(false) };
             for (key, item) in map {
                 let mut below = FieldSet::new();
-                let own = collect(&child_or_any(node, key), item, &mut below)?;
+                let own = collect(&child_or_any(node, key), item, all, &mut below)?;
                 let empty = item.is_null() || item.as_object().is_some_and(Map::is_empty);
                 let (element, named) = key_element(node, key);
-                if own || empty || !named {
+                if all || own || empty || !named {
+                    if below.is_empty() {
+                        set.insert_member(element);
+                        continue;
+                    }
                     set.insert_member(element.clone());
                 }
                 set.insert_child(element, below);
@@ -181,26 +186,31 @@ fn collect(node: &Node<'_>, value: &Value, set: &mut FieldSet) -> Result<bool, S
         Some(Kind::Set | Kind::Keyed) => {
             let Value::Array(items) = value else { return Ok(false) };
             let item_node = item_or_any(node);
-            for (element, values) in group(node, items)? {
+            for group in keyed(node, items)?.chunk_by(|a, b| a.0 == b.0) {
+                let element = &group[0].0;
                 let mut below = FieldSet::new();
-                if let [item] = values[..] {
-                    collect(&item_node, item, &mut below)?;
+                if let [(_, item)] = group {
+                    collect(&item_node, item, all, &mut below)?;
                 }
                 set.insert_member(element.clone());
-                set.insert_child(element, below);
+                if !below.is_empty() {
+                    set.insert_child(element.clone(), below);
+                }
             }
             Ok(false)
         }
     }
 }
 
-fn group<'v>(node: &Node<'_>, items: &'v [Value]) -> Result<BTreeMap<PathElement, Vec<&'v Value>>, String> {
-    let mut groups: BTreeMap<PathElement, Vec<&Value>> = BTreeMap::new();
+/// The items of a list in the order of their path elements.
+fn keyed<'v>(node: &Node<'_>, items: &'v [Value]) -> Result<Vec<(PathElement, &'v Value)>, String> {
+    let mut out = Vec::with_capacity(items.len());
     for (i, item) in items.iter().enumerate() {
         let element = item_element(node, item).map_err(|error| format!("element {i}: {error}"))?;
-        groups.entry(element).or_default().push(item);
+        out.push((element, item));
     }
-    Ok(groups)
+    out.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(out)
 }
 
 /// How two values differ.
@@ -228,15 +238,18 @@ impl Diff {
     fn place(&mut self, element: PathElement, own: Change, below: Diff) {
         match own {
             Change::None => {}
+            Change::Added if below.is_same() => return self.added.insert_member(element),
             Change::Added => self.added.insert_member(element.clone()),
             Change::Modified => self.modified.insert_member(element.clone()),
             Change::Removed => self.removed.insert_member(element.clone()),
         }
-        if !below.is_same() {
-            self.added.insert_child(element.clone(), below.added);
-            self.modified.insert_child(element.clone(), below.modified);
-            self.removed.insert_child(element, below.removed);
+        // Most changes are of one sort.
+        for (mine, theirs) in [(&mut self.modified, below.modified), (&mut self.removed, below.removed)] {
+            if !theirs.is_empty() {
+                mine.insert_child(element.clone(), theirs);
+            }
         }
+        self.added.insert_child(element, below.added);
     }
 }
 
@@ -264,21 +277,27 @@ fn compare_node(
     new: Option<&Value>,
     diff: &mut Diff,
 ) -> Result<Change, String> {
-    let (a, b) = (kind(node, old), kind(node, new));
-    let (first, second) = match (a, b) {
-        (Some(a), Some(b)) if a != b && old.is_some() && new.is_some() => (a, Some(b)),
-        (Some(a), None) => (a, None),
-        (_, Some(b)) => (b, None),
-        // Both null (or absent) below a deduced type.
-        (None, None) => return Ok(leaf(old, new)),
-    };
-    let change = compare_as(first, node, depth, old, new, diff)?;
-    match second {
-        None => Ok(change),
-        Some(second) => {
-            let again = compare_as(second, node, depth, old, new, diff)?;
-            Ok(if again == Change::None { change } else { again })
+    let (old, new) = match (old, new) {
+        (Some(old), Some(new)) => (old, new),
+        (None, Some(new)) => {
+            collect(node, new, true, &mut diff.added)?;
+            return Ok(Change::Added);
         }
+        (Some(old), None) => {
+            collect(node, old, true, &mut diff.removed)?;
+            return Ok(Change::Removed);
+        }
+        (None, None) => return Ok(Change::None),
+    };
+    match (kind(node, Some(old)), kind(node, Some(new))) {
+        (Some(a), Some(b)) if a != b => {
+            let first = compare_as(a, node, depth, old, new, diff)?;
+            let second = compare_as(b, node, depth, old, new, diff)?;
+            Ok(if second == Change::None { first } else { second })
+        }
+        (Some(kind), _) | (None, Some(kind)) => compare_as(kind, node, depth, old, new, diff),
+        // Both null below a deduced type.
+        (None, None) => Ok(Change::None),
     }
 }
 
@@ -286,44 +305,37 @@ fn compare_as(
     kind: Kind,
     node: &Node<'_>,
     depth: u8,
-    old: Option<&Value>,
-    new: Option<&Value>,
+    old: &Value,
+    new: &Value,
     diff: &mut Diff,
 ) -> Result<Change, String> {
     match kind {
         Kind::Scalar | Kind::AtomicList | Kind::Map { atomic: true } => return Ok(leaf(old, new)),
         Kind::Map { atomic: false } => {
-            let (a, b) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+            let (a, b) = (old.as_object(), new.as_object());
             if a.is_none_or(Map::is_empty) && b.is_none_or(Map::is_empty) {
                 return Ok(leaf(old, new));
             }
             compare_maps(node, depth, a, b, diff)?;
         }
         Kind::Set | Kind::Keyed => {
-            let (a, b) = (old.and_then(Value::as_array), new.and_then(Value::as_array));
+            let (a, b) = (old.as_array(), new.as_array());
             if a.is_none_or(Vec::is_empty) && b.is_none_or(Vec::is_empty) {
                 return Ok(leaf(old, new));
             }
             // Equal lists need no keys, and most lists are equal.
             if a != b {
-                compare_lists(node, a.map(Vec::as_slice), b.map(Vec::as_slice), diff)?;
+                let old = keyed(node, a.map(Vec::as_slice).unwrap_or_default())?;
+                let new = keyed(node, b.map(Vec::as_slice).unwrap_or_default())?;
+                compare_lists(&item_or_any(node), &old, &new, diff)?;
             }
         }
     }
-    Ok(match (old, new) {
-        (None, _) => Change::Added,
-        (_, None) => Change::Removed,
-        _ => Change::None,
-    })
+    Ok(Change::None)
 }
 
-fn leaf(old: Option<&Value>, new: Option<&Value>) -> Change {
-    match (old, new) {
-        (None, _) => Change::Added,
-        (_, None) => Change::Removed,
-        (Some(a), Some(b)) if a == b || equal(a, b) => Change::None,
-        _ => Change::Modified,
-    }
+fn leaf(old: &Value, new: &Value) -> Change {
+    if old == new || equal(old, new) { Change::None } else { Change::Modified }
 }
 
 fn compare_maps(
@@ -334,7 +346,8 @@ fn compare_maps(
     diff: &mut Diff,
 ) -> Result<(), String> {
     let mut visit = |key: &str, a: Option<&Value>, b: Option<&Value>| -> Result<(), String> {
-        if depth == 1 && key == "managedFields" {
+        // Whole parts of an object are often untouched, such as the spec in a status update.
+        if (depth == 1 && key == "managedFields") || (depth == 0 && a == b) {
             return Ok(());
         }
         let below_depth = if depth == 0 && key == "metadata" { 1 } else { 2 };
@@ -356,44 +369,42 @@ fn compare_maps(
     Ok(())
 }
 
-fn compare_lists(node: &Node<'_>, old: Option<&[Value]>, new: Option<&[Value]>, diff: &mut Diff) -> Result<(), String> {
-    let item = item_or_any(node);
-    let old = group(node, old.unwrap_or_default())?;
-    let mut new = group(node, new.unwrap_or_default())?;
-    let mut visit = |element: PathElement, a: Vec<&Value>, b: Vec<&Value>| -> Result<(), String> {
+/// Compares two sorted lists of items.
+fn compare_lists(
+    item: &Node<'_>,
+    mut old: &[(PathElement, &Value)],
+    mut new: &[(PathElement, &Value)],
+    diff: &mut Diff,
+) -> Result<(), String> {
+    while let Some((element, _)) = old.first().into_iter().chain(new.first()).min_by(|a, b| a.0.cmp(&b.0)) {
+        let same = |list: &[(PathElement, &Value)]| list.iter().take_while(|(other, _)| other == element).count();
+        let (a, rest_old) = old.split_at(same(old));
+        let (b, rest_new) = new.split_at(same(new));
         let mut below = Diff::default();
-        let own = match (a.len(), b.len()) {
-            (..=1, ..=1) => compare_node(&item, 2, a.first().copied(), b.first().copied(), &mut below)?,
-            // Duplicates are compared as if they were atomic.
-            (2.., 2..) => {
-                if a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| equal(a, b)) {
-                    Change::None
-                } else {
-                    Change::Modified
-                }
+        let own = match (a, b) {
+            ([] | [_], [] | [_]) => compare_node(item, 2, a.first().map(|x| x.1), b.first().map(|x| x.1), &mut below)?,
+            // Repeated items are compared as if they were atomic.
+            ([_, _, ..], [_, _, ..]) => {
+                let equal = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a.1, b.1));
+                if equal { Change::None } else { Change::Modified }
             }
-            (2.., left) => {
-                if left == 1 && compare_node(&item, 2, None, Some(b[0]), &mut below)? == Change::Added {
-                    diff.added.insert_member(element.clone());
-                }
+            (_, [only]) => {
+                collect(item, only.1, true, &mut below.added)?;
+                diff.added.insert_member(element.clone());
                 Change::Removed
             }
-            (left, _) => {
-                if left == 1 && compare_node(&item, 2, Some(a[0]), None, &mut below)? == Change::Removed {
-                    diff.removed.insert_member(element.clone());
-                }
+            ([only], _) => {
+                collect(item, only.1, true, &mut below.removed)?;
+                diff.removed.insert_member(element.clone());
                 Change::Added
             }
+            (_, []) => Change::Removed,
+            ([], _) => Change::Added,
         };
-        diff.place(element, own, below);
-        Ok(())
-    };
-    for (element, a) in old {
-        let b = new.remove(&element).unwrap_or_default();
-        visit(element, a, b)?;
-    }
-    for (element, b) in new {
-        visit(element, Vec::new(), b)?;
+        if own != Change::None || !below.is_same() {
+            diff.place(element.clone(), own, below);
+        }
+        (old, new) = (rest_old, rest_new);
     }
     Ok(())
 }

@@ -2,14 +2,18 @@
 //! missing map key adds it, a missing `value` is null.
 //!
 //! Invariants:
+//! - JP-2: no sequence of operations makes an object nested deeper than [`MAX_DEPTH`].
 //! - JP-1: operations apply in order; the first that fails refuses the whole patch.
 
-use super::parse::{self, Document};
 use super::{PatchError, Validation, gofmt};
+use crate::decode::{self, Node};
+use crate::goformat::quote;
 use serde_json::{Map, Value};
 
 /// The most operations a patch may have.
 pub const MAX_OPERATIONS: usize = 10_000;
+/// How deep a patch may nest values; kube-apiserver has no limit of its own here, but our stacks are fixed.
+pub const MAX_DEPTH: usize = 512;
 /// The most bytes that `copy` operations of one patch may add.
 pub const MAX_COPIED: usize = 3 * 1024 * 1024;
 
@@ -26,7 +30,8 @@ impl JsonPatch {
         let checked = validation == Validation::Checked;
         let prefix = if checked { "error decoding patch: " } else { "" };
         let bad = |message: String| PatchError::BadRequest(format!("{prefix}{message}"));
-        let Document { value, duplicates, item_keys } = parse::parse(text).map_err(bad)?;
+        let document = decode::json::parse(text).map_err(bad)?;
+        let strict_errors = if checked { strict_errors(&document) } else { Vec::new() };
         let (list, item) = match checked {
             true => ("[]handlers.jsonPatchOp", "handlers.jsonPatchOp"),
             false => ("jsonpatch.Patch", "jsonpatch.Operation"),
@@ -34,7 +39,7 @@ impl JsonPatch {
         let wrong = |value: &Value, what: String| {
             bad(format!("json: cannot unmarshal {} into Go {what}", gofmt::json_kind(value)))
         };
-        let items = match value {
+        let items = match document.into_value() {
             Value::Null => Vec::new(),
             Value::Array(items) => items,
             other => return Err(wrong(&other, format!("value of type {list}"))),
@@ -61,7 +66,6 @@ impl JsonPatch {
                 operations.len()
             )));
         }
-        let strict_errors = if checked { strict_errors(&duplicates, &item_keys) } else { Vec::new() };
         Ok(Self { operations, strict_errors })
     }
 
@@ -75,22 +79,25 @@ impl JsonPatch {
     }
 }
 
-fn strict_errors(duplicates: &[String], item_keys: &[(String, String)]) -> Vec<String> {
+/// Fields of operations that do not exist or are repeated, then repeated keys within values.
+fn strict_errors(document: &Node) -> Vec<String> {
+    let Node::Array(items) = document else { return Vec::new() };
     let mut errors = Vec::new();
-    let mut seen = std::collections::BTreeSet::new();
-    for (key, path) in item_keys {
-        let path_quoted = crate::goformat::quote(path);
-        if !matches!(key.as_str(), "op" | "from" | "path" | "value") {
-            errors.push(format!("json patch unknown field {path_quoted}"));
-        } else if !seen.insert(path) {
-            errors.push(format!("json patch duplicate field {path_quoted}"));
+    let mut own = Vec::new();
+    for (i, item) in items.iter().enumerate() {
+        let Node::Object(fields) = item else { continue };
+        for (at, (key, _)) in fields.iter().enumerate() {
+            let path = format!("[{i}].{key}");
+            if !matches!(key.as_str(), "op" | "from" | "path" | "value") {
+                errors.push(format!("json patch unknown field {}", quote(&path)));
+            } else if fields[..at].iter().any(|(other, _)| other == key) {
+                errors.push(format!("json patch duplicate field {}", quote(&path)));
+            }
+            own.push(path);
         }
     }
-    // Within values.
-    let own = |path: &String| item_keys.iter().any(|(_, other)| other == path);
-    for path in duplicates.iter().filter(|path| !own(path)) {
-        errors.push(format!("json patch duplicate field {}", crate::goformat::quote(path)));
-    }
+    let within = decode::repeated_keys(document).into_iter().filter(|path| !own.contains(path));
+    errors.extend(within.map(|path| format!("json patch duplicate field {}", quote(&path))));
     errors
 }
 
@@ -104,8 +111,10 @@ fn apply_one(object: &mut Value, operation: &Map<String, Value>, copied: &mut us
     match kind {
         "add" => {
             let path = path()?;
+            let value = value();
+            check_depth(path, &value)?;
             let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
-            add(parent, &key, value())
+            add(parent, &key, value)
         }
         "remove" => {
             let path = path()?;
@@ -114,8 +123,9 @@ fn apply_one(object: &mut Value, operation: &Map<String, Value>, copied: &mut us
         }
         "replace" => {
             let path = path()?;
+            let new = value();
+            check_depth(path, &new)?;
             if path.is_empty() {
-                let new = value();
                 if !new.is_object() && !new.is_array() {
                     return Err("replace operation value must be object or array".into());
                 }
@@ -126,10 +136,10 @@ fn apply_one(object: &mut Value, operation: &Map<String, Value>, copied: &mut us
             match parent {
                 Value::Array(items) => {
                     let at = index(&key, items.len())?;
-                    items[at] = value();
+                    items[at] = new;
                     Ok(())
                 }
-                _ => add(parent, &key, value()),
+                _ => add(parent, &key, new),
             }
         }
         "move" => {
@@ -137,6 +147,7 @@ fn apply_one(object: &mut Value, operation: &Map<String, Value>, copied: &mut us
             let (parent, key) = locate(object, from).ok_or_else(|| missing(from))?;
             let moved = take(parent, &key)?;
             let path = path()?;
+            check_depth(path, &moved)?;
             let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
             add(parent, &key, moved)
         }
@@ -151,6 +162,7 @@ fn apply_one(object: &mut Value, operation: &Map<String, Value>, copied: &mut us
                 ));
             }
             let path = path()?;
+            check_depth(path, &copy)?;
             let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
             add(parent, &key, copy)
         }
@@ -167,6 +179,20 @@ fn apply_one(object: &mut Value, operation: &Map<String, Value>, copied: &mut us
         }
         _ => Err(format!("Unexpected kind: {kind}")),
     }
+}
+
+fn check_depth(pointer: &str, value: &Value) -> Result<(), String> {
+    fn depth(value: &Value) -> usize {
+        match value {
+            Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
+            Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or_default(),
+            _ => 0,
+        }
+    }
+    if pointer.matches('/').count() + depth(value) > MAX_DEPTH {
+        return Err(format!("the result would be nested deeper than {MAX_DEPTH}"));
+    }
+    Ok(())
 }
 
 /// Equal, with numbers compared by value.
@@ -338,6 +364,18 @@ mod tests {
             patch.strict_errors,
             ["json patch unknown field \"[0].foo\"", "json patch duplicate field \"[0].op\""]
         );
+    }
+
+    #[test]
+    fn nesting_is_limited() {
+        let double = json!({"op": "copy", "from": "/a", "path": "/a/b"});
+        let patch = json!([{"op": "add", "path": "/a", "value": {}}, double, double, double, double, double, double, double,
+            double, double, double, double, double]);
+        let patch = JsonPatch::parse(patch.to_string().as_bytes(), Validation::Checked).unwrap();
+        patch.apply(&mut json!({})).unwrap();
+        let deep: Vec<Value> = (1..600).map(|n| json!({"op": "add", "path": "/a".repeat(n), "value": {}})).collect();
+        let patch = JsonPatch::parse(Value::from(deep).to_string().as_bytes(), Validation::Checked).unwrap();
+        assert!(matches!(patch.apply(&mut json!({})), Err(PatchError::Unprocessable(_))));
     }
 
     #[test]

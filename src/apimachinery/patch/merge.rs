@@ -3,8 +3,8 @@
 //! Invariants:
 //! - MP-1: no null of the patch reaches the object, except as an item of a list.
 
-use super::parse;
 use super::{PatchError, Validation, gofmt};
+use crate::decode;
 use serde_json::{Map, Value};
 
 /// A parsed merge patch.
@@ -23,13 +23,13 @@ impl MergePatch {
             true => PatchError::BadRequest(format!("error decoding patch: {message}")),
             false => not_json_patch(),
         };
-        let document = parse::parse(text).map_err(bad)?;
-        let patch = match document.value {
+        let document = decode::json::parse(text).map_err(bad)?;
+        let strict_errors = if checked { duplicate_fields(&document) } else { Vec::new() };
+        let patch = match document.into_value() {
             Value::Object(patch) => patch,
             Value::Null => return Err(not_json_patch()),
             other => return Err(bad(cannot_unmarshal(&other))),
         };
-        let strict_errors = if checked { duplicate_fields(&document.duplicates) } else { Vec::new() };
         Ok(Self { patch, strict_errors })
     }
 
@@ -46,7 +46,8 @@ pub(super) fn cannot_unmarshal(value: &Value) -> String {
     format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", gofmt::json_kind(value))
 }
 
-pub(super) fn duplicate_fields(paths: &[String]) -> Vec<String> {
+pub(super) fn duplicate_fields(document: &decode::Node) -> Vec<String> {
+    let paths = decode::repeated_keys(document);
     paths.iter().map(|path| format!("duplicate field {}", crate::goformat::quote(path))).collect()
 }
 

@@ -8,7 +8,6 @@
 pub mod gofmt;
 pub mod json;
 pub mod merge;
-pub mod parse;
 pub mod strategic;
 
 pub use json::JsonPatch;

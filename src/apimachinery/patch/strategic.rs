@@ -6,8 +6,8 @@
 //! - SP-2: in a merged list the order is: `$setElementOrder`, else the patch's, else the live one.
 
 use super::merge::{cannot_unmarshal, duplicate_fields};
-use super::parse;
 use super::{PatchError, Validation, gofmt};
+use crate::decode;
 use crate::schema::{Node, PatchStrategy, Schema};
 use serde_json::{Map, Value};
 
@@ -31,15 +31,15 @@ impl StrategicPatch {
     }
 
     pub fn parse(text: &[u8], validation: Validation) -> Result<Self, PatchError> {
-        let document = parse::parse(text).map_err(PatchError::BadRequest)?;
-        let patch = match document.value {
+        let document = decode::json::parse(text).map_err(PatchError::BadRequest)?;
+        let strict_errors = match validation {
+            Validation::Checked => duplicate_fields(&document),
+            Validation::Ignore => Vec::new(),
+        };
+        let patch = match document.into_value() {
             patch @ Value::Object(_) => patch,
             Value::Null => Value::Object(Map::new()),
             other => return Err(PatchError::BadRequest(cannot_unmarshal(&other))),
-        };
-        let strict_errors = match validation {
-            Validation::Checked => duplicate_fields(&document.duplicates),
-            Validation::Ignore => Vec::new(),
         };
         Ok(Self { patch, strict_errors })
     }
