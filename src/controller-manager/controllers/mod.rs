@@ -1,0 +1,22 @@
+//! One file per controller; [`all`] is the one list of them.
+
+use std::sync::Arc;
+
+use crate::manager::{Context, Controller};
+
+mod deployment;
+mod namespace_content;
+mod node_ipam;
+mod replicaset;
+mod rollout;
+
+/// Every controller, with its handlers registered.
+pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
+    vec![
+        namespace_content::service_accounts(cx),
+        namespace_content::root_ca(cx),
+        replicaset::new(cx),
+        deployment::new(cx),
+        node_ipam::new(cx),
+    ]
+}
