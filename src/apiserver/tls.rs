@@ -31,7 +31,8 @@ use crate::{Body, BoxError, Error, Peer, PeerIdentity, Result};
 
 pub const MAX_CONNECTIONS: usize = 4096;
 const HANDSHAKE: Duration = Duration::from_secs(10);
-const HEADERS: Duration = Duration::from_secs(32);
+/// From the end of one request to the whole head of the next: also how long an idle connection is kept.
+const HEADERS: Duration = Duration::from_secs(90);
 /// After an error of `accept` itself (no file descriptors), before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const DRAIN: Duration = Duration::from_secs(3);
@@ -214,7 +215,8 @@ mod tests {
         let name = ServerName::try_from("localhost").expect("name");
         let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.ok()?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
-        let request = Request::get("/").header("host", "localhost").body(Empty::<bytes::Bytes>::new()).expect("request");
+        let request =
+            Request::get("/").header("host", "localhost").body(Empty::<bytes::Bytes>::new()).expect("request");
         let answer = async move {
             let response = sender.send_request(request).await.ok()?;
             let bytes = response.into_body().collect().await.ok()?.to_bytes();
@@ -249,7 +251,10 @@ mod tests {
             client_config(server_ca.cert_pem(), Some((&identity.cert_pem, &identity.key_pem))).expect("config")
         };
         assert_eq!(ask(addr, client(&client_ca)).await.as_deref(), Some("alice"));
-        assert_eq!(ask(addr, client_config(server_ca.cert_pem(), None).expect("config")).await.as_deref(), Some("nobody"));
+        assert_eq!(
+            ask(addr, client_config(server_ca.cert_pem(), None).expect("config")).await.as_deref(),
+            Some("nobody")
+        );
         assert_eq!(ask(addr, client(&stranger_ca)).await, None);
         assert_eq!(ask(addr, client_config(client_ca.cert_pem(), None).expect("config")).await, None);
 

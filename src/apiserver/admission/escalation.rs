@@ -105,7 +105,7 @@ impl Plugin for Escalation {
 fn only_collectors_fields(object: &Value, old: &Value) -> bool {
     let stripped = |value: &Value| {
         let mut value = value.clone();
-        if let Some(meta) = value["metadata"].as_object_mut() {
+        if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             for key in ["ownerReferences", "finalizers", "managedFields"] {
                 meta.remove(key);
             }

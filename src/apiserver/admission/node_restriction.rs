@@ -37,8 +37,9 @@ impl Plugin for NodeRestriction {
     async fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Status> {
         let Some(node) = node_of(request.user) else { return Ok(()) };
         if node.is_empty() {
-            return Err(request
-                .forbidden(format!("could not determine node from user {}", go_quote(&request.user.name))));
+            return Err(
+                request.forbidden(format!("could not determine node from user {}", go_quote(&request.user.name)))
+            );
         }
         match (request.kind.group.as_ref(), request.kind.plural.as_ref(), request.subresource) {
             ("", "pods", "") => pod(request, node, object),
@@ -76,12 +77,20 @@ fn pod(request: &AdmissionRequest<'_>, node: &str, object: &Value) -> Result<(),
             }
             let spec = &object["spec"];
             if !text(spec, "serviceAccountName").is_empty() {
-                return Err(request.forbidden(format!("node {quoted} can not create pods that reference a service account")));
+                return Err(
+                    request.forbidden(format!("node {quoted} can not create pods that reference a service account"))
+                );
             }
             for volume in spec["volumes"].as_array().into_iter().flatten() {
-                for (key, what) in [("secret", "secrets"), ("configMap", "configmaps"), ("persistentVolumeClaim", "persistentvolumeclaims")] {
+                for (key, what) in [
+                    ("secret", "secrets"),
+                    ("configMap", "configmaps"),
+                    ("persistentVolumeClaim", "persistentvolumeclaims"),
+                ] {
                     if !volume[key].is_null() {
-                        return Err(request.forbidden(format!("node {quoted} can not create pods that reference {what}")));
+                        return Err(
+                            request.forbidden(format!("node {quoted} can not create pods that reference {what}"))
+                        );
                     }
                 }
             }
@@ -101,14 +110,18 @@ fn owned_by_node(request: &AdmissionRequest<'_>, node: &str, object: &Value) -> 
     let owners = object["metadata"]["ownerReferences"].as_array().map_or(&[][..], Vec::as_slice);
     let [owner] = owners else {
         return match owners.is_empty() {
-            true => Err(request.forbidden(format!("node {quoted} can only create pods with an owner reference set to itself"))),
-            false => Err(request.forbidden(format!(
-                "node {quoted} can only create pods with a single owner reference set to itself"
-            ))),
+            true => {
+                Err(request
+                    .forbidden(format!("node {quoted} can only create pods with an owner reference set to itself")))
+            }
+            false => Err(request
+                .forbidden(format!("node {quoted} can only create pods with a single owner reference set to itself"))),
         };
     };
     if text(owner, "apiVersion") != "v1" || text(owner, "kind") != "Node" || text(owner, "name") != node {
-        return Err(request.forbidden(format!("node {quoted} can only create pods with an owner reference set to itself")));
+        return Err(
+            request.forbidden(format!("node {quoted} can only create pods with an owner reference set to itself"))
+        );
     }
     if owner["controller"].as_bool() != Some(true) {
         return Err(request

@@ -87,9 +87,7 @@ async fn class_of(request: &AdmissionRequest<'_>, name: &str) -> Result<Class, S
         return Ok(decode(&object));
     }
     match SYSTEM.iter().find(|(known, _)| *known == name) {
-        Some((name, value)) => {
-            Ok(Class { name: (*name).to_owned(), value: *value, policy: DEFAULT_POLICY.to_owned() })
-        }
+        Some((name, value)) => Ok(Class { name: (*name).to_owned(), value: *value, policy: DEFAULT_POLICY.to_owned() }),
         None => Err(request.forbidden(format!("no PriorityClass with name {name} was found"))),
     }
 }

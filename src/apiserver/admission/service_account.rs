@@ -113,7 +113,7 @@ fn mount_token(spec: &mut Value) {
     };
     let mut needed = false;
     for key in ["initContainers", "containers"] {
-        for container in spec[key].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
             if list(container, "volumeMounts").iter().any(|mount| text(mount, "mountPath") == MOUNT_PATH) {
                 continue;
             }

@@ -120,8 +120,7 @@ impl ServiceAllocator {
         }
         let (has_ips, has_ports) = (addresses(service), node_ports(service));
         reservation.freed_ips = had_ips.iter().filter(|ip| !has_ips.contains(ip)).map(|ip| number(*ip)).collect();
-        reservation.freed_ports =
-            had_ports.iter().filter(|p| !has_ports.contains(p)).map(|p| u128::from(*p)).collect();
+        reservation.freed_ports = had_ports.iter().filter(|p| !has_ports.contains(p)).map(|p| u128::from(*p)).collect();
         Ok(reservation)
     }
 
@@ -220,9 +219,15 @@ impl ServiceAllocator {
                 if had.contains(&asked) {
                     continue;
                 }
-                self.take_port(pool, &name, asked, reservation, &Path::new("spec").child("ports").index(index).child("nodePort"))?;
+                self.take_port(
+                    pool,
+                    &name,
+                    asked,
+                    reservation,
+                    &Path::new("spec").child("ports").index(index).child("nodePort"),
+                )?;
             }
-            for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
+            for port in service::ports_mut(service) {
                 if port["nodePort"].as_u64().unwrap_or(0) != 0 {
                     continue;
                 }
@@ -232,9 +237,9 @@ impl ServiceAllocator {
                 let chosen = match shared {
                     Some(shared) => shared,
                     None => {
-                        let free = pool.take_any().ok_or_else(|| {
-                            Status::internal("failed to allocate a nodePort: range is full")
-                        })?;
+                        let free = pool
+                            .take_any()
+                            .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?;
                         reservation.taken_ports.push(free);
                         u16::try_from(free).expect("the pool was made of ports")
                     }

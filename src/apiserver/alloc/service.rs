@@ -89,11 +89,12 @@ pub fn keep_allocated(service: &mut Value, old: &Value) {
             .iter()
             .map(|p| (p["protocol"].clone(), p["port"].clone(), p["nodePort"].as_u64().unwrap_or(0)))
             .collect();
-        for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        for port in ports_mut(service) {
             if port["nodePort"].as_u64().unwrap_or(0) != 0 {
                 continue;
             }
-            let kept = known.iter().find(|(protocol, number, _)| *protocol == port["protocol"] && *number == port["port"]);
+            let kept =
+                known.iter().find(|(protocol, number, _)| *protocol == port["protocol"] && *number == port["port"]);
             if let Some((_, _, node_port)) = kept.filter(|(_, _, p)| *p != 0 && !used.contains(p)) {
                 used.push(*node_port);
                 port["nodePort"] = (*node_port).into();
@@ -103,7 +104,7 @@ pub fn keep_allocated(service: &mut Value, old: &Value) {
     let plain = |s: &Value| matches!(kind(s), "ClusterIP" | "ExternalName");
     if plain(service) && !plain(old) {
         let before: Vec<Value> = ports(old).to_vec();
-        for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        for port in ports_mut(service) {
             let same = before.iter().any(|b| b["port"] == port["port"] && b["nodePort"] == port["nodePort"]);
             if same && let Some(map) = port.as_object_mut() {
                 map.remove("nodePort");
@@ -139,11 +140,8 @@ pub fn default_families(service: &mut Value, v4: bool) {
     let selectorless = spec["selector"].as_object().is_none_or(serde_json::Map::is_empty);
     let (own, other) = if v4 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
     if spec["ipFamilyPolicy"].as_str().unwrap_or_default().is_empty() {
-        let policy = if headless && selectorless && no_items(&spec["ipFamilies"]) {
-            "RequireDualStack"
-        } else {
-            "SingleStack"
-        };
+        let policy =
+            if headless && selectorless && no_items(&spec["ipFamilies"]) { "RequireDualStack" } else { "SingleStack" };
         spec["ipFamilyPolicy"] = policy.into();
     }
     if no_items(&spec["ipFamilies"]) {
@@ -154,6 +152,11 @@ pub fn default_families(service: &mut Value, v4: bool) {
 
 fn ports(service: &Value) -> &[Value] {
     service["spec"]["ports"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The ports, to be changed in place.
+pub fn ports_mut(service: &mut Value) -> &mut [Value] {
+    service.pointer_mut("/spec/ports").and_then(Value::as_array_mut).map_or(&mut [], Vec::as_mut_slice)
 }
 
 fn no_items(value: &Value) -> bool {
@@ -167,7 +170,7 @@ fn copy(service: &mut Value, old: &Value, key: &str) {
 }
 
 fn drop_field(service: &mut Value, key: &str) {
-    if let Some(spec) = service["spec"].as_object_mut() {
+    if let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut) {
         spec.remove(key);
     }
 }

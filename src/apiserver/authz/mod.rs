@@ -4,7 +4,6 @@
 //! - AZ-1: everything not allowed is denied; there are no deny rules.
 //! - AZ-2: a denial is only given after the policy was read no older than the last write acknowledged before it.
 
-
 mod node;
 pub use node::node_of;
 mod rbac;
@@ -45,7 +44,9 @@ pub struct Attributes {
 impl Attributes {
     pub fn of(user: &User, info: &RequestInfo) -> Self {
         let fields = match info.query.get("fieldSelector") {
-            Some(selector) if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") => equalities(selector),
+            Some(selector) if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") => {
+                equalities(selector)
+            }
             _ => Vec::new(),
         };
         Self {

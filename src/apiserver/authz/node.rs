@@ -176,7 +176,8 @@ fn related(reader: &dyn ObjectReader, node: &str, attributes: &Attributes, what:
     let (namespace, name) = match what {
         // A volume belongs to whoever mounts the claim it is bound to.
         Referred::Volume => {
-            let claim = reader.peek("persistentvolumes", "", &attributes.name).map(|pv| pv.value()["spec"]["claimRef"].take());
+            let claim =
+                reader.peek("persistentvolumes", "", &attributes.name).map(|pv| pv.value()["spec"]["claimRef"].take());
             let text = |key: &str| claim.as_ref().and_then(|c| c[key].as_str()).unwrap_or_default().to_owned();
             (text("namespace"), text("name"))
         }

@@ -245,8 +245,8 @@ fn reload<T>(
             .get_mut(&meta.namespace)
             .and_then(|entries| entries.remove(&meta.name))
             .filter(|entry| entry.revision == object.revision);
-        let entry = reusable
-            .unwrap_or_else(|| Entry { revision: object.revision, object: Arc::new(decode(&object.value())) });
+        let entry =
+            reusable.unwrap_or_else(|| Entry { revision: object.revision, object: Arc::new(decode(&object.value())) });
         kept.entry(meta.namespace.clone()).or_default().insert(meta.name.clone(), entry);
     }
 }

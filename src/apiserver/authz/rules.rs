@@ -91,7 +91,9 @@ impl Rule {
         };
         let names = match wanted.resource_names.is_empty() {
             true => self.resource_names.is_empty(),
-            false => self.resource_names.is_empty() || wanted.resource_names.iter().all(|n| self.resource_names.contains(n)),
+            false => {
+                self.resource_names.is_empty() || wanted.resource_names.iter().all(|n| self.resource_names.contains(n))
+            }
         };
         let resources = self.resources.iter().any(|r| r == "*")
             || wanted.resources.iter().all(|asked| {
@@ -121,7 +123,9 @@ impl Rule {
                         out.push(piece);
                     } else {
                         out.extend(
-                            self.resource_names.iter().map(|n| Rule { resource_names: vec![n.clone()], ..piece.clone() }),
+                            self.resource_names
+                                .iter()
+                                .map(|n| Rule { resource_names: vec![n.clone()], ..piece.clone() }),
                         );
                     }
                 }
@@ -129,11 +133,7 @@ impl Rule {
         }
         for url in &self.non_resource_urls {
             for verb in &self.verbs {
-                out.push(Rule {
-                    verbs: vec![verb.clone()],
-                    non_resource_urls: vec![url.clone()],
-                    ..Rule::default()
-                });
+                out.push(Rule { verbs: vec![verb.clone()], non_resource_urls: vec![url.clone()], ..Rule::default() });
             }
         }
         out
@@ -238,7 +238,8 @@ mod tests {
         let r = |groups: &[&str], resources: &[&str], verbs: &[&str], names: &[&str]| {
             rule(json!({"apiGroups": groups, "resources": resources, "verbs": verbs, "resourceNames": names}))
         };
-        let ask = |verb, group, resource, subresource, name| Asked::Resource { verb, group, resource, subresource, name };
+        let ask =
+            |verb, group, resource, subresource, name| Asked::Resource { verb, group, resource, subresource, name };
         let table = [
             (r(&[""], &["pods"], &["get"], &[]), ask("get", "", "pods", "", "x"), true),
             (r(&[""], &["pods"], &["get"], &[]), ask("list", "", "pods", "", ""), false),

@@ -128,7 +128,8 @@ fn merge_binding(kept: &Value, wanted: &Value) -> Merge {
     }
     let mut merged = kept.clone();
     let mut changed = add_metadata(&mut merged, wanted);
-    let same = |a: &Value, b: &Value| a["kind"] == b["kind"] && a["name"] == b["name"] && a["namespace"] == b["namespace"];
+    let same =
+        |a: &Value, b: &Value| a["kind"] == b["kind"] && a["name"] == b["name"] && a["namespace"] == b["namespace"];
     let had = kept["subjects"].as_array().map_or(&[][..], Vec::as_slice);
     let lacking: Vec<Value> = wanted["subjects"]
         .as_array()

@@ -43,7 +43,9 @@ mod tests {
 
     #[test]
     fn own_addresses_are_not_for_proxies() {
-        for (ip, want) in [("10.42.0.7", true), ("127.0.0.1", false), ("169.254.1.1", false), ("::1", false), ("fe80::1", false)] {
+        for (ip, want) in
+            [("10.42.0.7", true), ("127.0.0.1", false), ("169.254.1.1", false), ("::1", false), ("fe80::1", false)]
+        {
             assert_eq!(is_proxyable(ip.parse().expect("ip")), want, "{ip}");
         }
     }

@@ -70,7 +70,9 @@ pub async fn serve(connect: &Connect<'_>, mut request: Request<Body>) -> Result<
             let protocol = websocket::choose(request.headers(), PROTOCOLS);
             let asked = request.headers().contains_key("sec-websocket-protocol");
             if protocol.is_none() && asked {
-                return Err(Status::bad_request("unable to upgrade: no WebSocket subprotocol of the request is supported"));
+                return Err(Status::bad_request(
+                    "unable to upgrade: no WebSocket subprotocol of the request is supported",
+                ));
             }
             let dialect = Dialect::of(protocol.as_deref().unwrap_or("channel.k8s.io"));
             let accepting = websocket::accept(&mut request, protocol.as_deref())?;
@@ -294,6 +296,9 @@ mod tests {
     #[test]
     fn the_kubelets_query() {
         let wants = Wants { stdin: true, stdout: true, stderr: false, tty: true };
-        assert_eq!(wants.query(&["sh", "-c", "a b&"]), "?command=sh&command=-c&command=a%20b%26&input=1&output=1&tty=1");
+        assert_eq!(
+            wants.query(&["sh", "-c", "a b&"]),
+            "?command=sh&command=-c&command=a%20b%26&input=1&output=1&tty=1"
+        );
     }
 }

@@ -59,9 +59,7 @@ impl Kubelets {
     /// When the certificate, key or CA cannot be used.
     pub fn new(client: Option<&KubeletClient>) -> crate::Result<Self> {
         let tls = match client {
-            Some(client) => {
-                Some(tls::client_config(&client.ca_pem, Some((&client.certificate_pem, &client.key_pem)))?)
-            }
+            Some(client) => Some(tls::client_config(&client.ca_pem, Some((&client.certificate_pem, &client.key_pem)))?),
             None => None,
         };
         Ok(Self { tls })
@@ -82,10 +80,8 @@ impl Kubelets {
             addresses.iter().find(|a| a["type"].as_str() == Some(*kind)).and_then(|a| a["address"].as_str())
         };
         let Some(host) = ADDRESS_TYPES.iter().find_map(of_type) else {
-            let known: Vec<String> = addresses
-                .iter()
-                .map(|a| format!("{{{} {}}}", text(&a["type"]), text(&a["address"])))
-                .collect();
+            let known: Vec<String> =
+                addresses.iter().map(|a| format!("{{{} {}}}", text(&a["type"]), text(&a["address"]))).collect();
             return Err(Status::unknown(format!(
                 "no preferred addresses found; known addresses: [{}]",
                 known.join(" ")
@@ -117,10 +113,13 @@ impl Target {
         let connecting = TcpStream::connect((self.host.trim_matches(['[', ']']), self.port));
         let stream = tokio::time::timeout(CONNECT, connecting)
             .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("dial tcp {}: i/o timeout", self.authority())))?
+            .map_err(|_| {
+                io::Error::new(io::ErrorKind::TimedOut, format!("dial tcp {}: i/o timeout", self.authority()))
+            })?
             .map_err(|e| io::Error::new(e.kind(), format!("dial tcp {}: {e}", self.authority())))?;
         stream.set_nodelay(true)?;
-        let mut request = Request::builder().method(method).uri(path_and_query).body(content).map_err(io::Error::other)?;
+        let mut request =
+            Request::builder().method(method).uri(path_and_query).body(content).map_err(io::Error::other)?;
         *request.headers_mut() = headers;
         let authority = self.authority().parse().map_err(io::Error::other)?;
         request.headers_mut().insert("host", authority);
@@ -187,7 +186,11 @@ pub async fn refused(response: Response<Incoming>) -> Status {
         500 => Status::internal(text),
         404 => Status::custom(404, "NotFound", format!("the server could not find the requested resource ({text})")),
         403 => Status::custom(403, "Forbidden", format!("forbidden: {text}")),
-        401 => Status::custom(500, "InternalError", format!("the kubelet did not accept this server's certificate: {text}")),
+        401 => Status::custom(
+            500,
+            "InternalError",
+            format!("the kubelet did not accept this server's certificate: {text}"),
+        ),
         code => Status::custom(code, "", text),
     }
 }

@@ -26,16 +26,11 @@ pub async fn serve(connect: &Connect<'_>) -> Result<Response<Body>, Status> {
     };
     let server = connect.server;
     let target = server.kubelets.of_node(server.cache.as_ref(), node).await?;
-    let path = format!(
-        "/containerLogs/{}/{}/{}{parameters}",
-        escape(&info.namespace),
-        escape(&info.name),
-        escape(&container)
-    );
+    let path =
+        format!("/containerLogs/{}/{}/{}{parameters}", escape(&info.namespace), escape(&info.name), escape(&container));
     let answer = target.send(&server.tasks, Method::GET, &path, HeaderMap::new(), body::empty()).await;
-    let answer = answer.map_err(|error| {
-        Status::internal(format!("Get \"https://{}{path}\": {error}", target.authority()))
-    })?;
+    let answer =
+        answer.map_err(|error| Status::internal(format!("Get \"https://{}{path}\": {error}", target.authority())))?;
     if !answer.status().is_success() {
         return Err(refused(answer).await);
     }

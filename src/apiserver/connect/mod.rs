@@ -164,8 +164,7 @@ fn node_of(pod: &Value) -> Result<String, Status> {
 /// The protocol the client wants to change to, in lower case.
 fn upgrade_of(headers: &HeaderMap) -> Option<String> {
     let connection = headers.get_all("connection").iter().filter_map(|v| v.to_str().ok());
-    let upgrades =
-        connection.flat_map(|v| v.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+    let upgrades = connection.flat_map(|v| v.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
     let protocol = headers.get("upgrade").and_then(|v| v.to_str().ok())?;
     upgrades.then(|| protocol.to_ascii_lowercase())
 }

@@ -27,8 +27,9 @@ pub async fn serve(connect: &Connect<'_>, request: Request<Body>) -> Result<Resp
         let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
         return Ok(redirect(&format!("{base}/{query}")));
     }
-    let (scheme, name, port) = split_name(&connect.info.name)
-        .ok_or_else(|| Status::bad_request(format!("invalid {} request {:?}", connect.info.resource, connect.info.name)))?;
+    let (scheme, name, port) = split_name(&connect.info.name).ok_or_else(|| {
+        Status::bad_request(format!("invalid {} request {:?}", connect.info.resource, connect.info.name))
+    })?;
     let target = match connect.info.resource.as_str() {
         "nodes" => node(connect, name, port).await?,
         "pods" => pod(connect, scheme, name, port).await?,
@@ -36,7 +37,13 @@ pub async fn serve(connect: &Connect<'_>, request: Request<Body>) -> Result<Resp
     };
     let path = match request.uri().query() {
         Some(query) => format!("{}?{query}", if rest.is_empty() { "/" } else { &rest }),
-        None => if rest.is_empty() { "/".to_owned() } else { rest },
+        None => {
+            if rest.is_empty() {
+                "/".to_owned()
+            } else {
+                rest
+            }
+        }
     };
     let server = connect.server;
     if upgrade_of(request.headers()).is_some() {
@@ -47,7 +54,8 @@ pub async fn serve(connect: &Connect<'_>, request: Request<Body>) -> Result<Resp
     let sends = parts.headers.contains_key("content-length") || parts.headers.contains_key("transfer-encoding");
     let content = if sends { content } else { body::empty() };
     let answer = target.send(&server.tasks, parts.method, &path, headers, content).await;
-    let answer = answer.map_err(|error| Status::service_unavailable(format!("error trying to reach service: {error}")))?;
+    let answer =
+        answer.map_err(|error| Status::service_unavailable(format!("error trying to reach service: {error}")))?;
     let mut response = tunnel::as_is(answer);
     let moved = response.headers().get(LOCATION).and_then(|v| v.to_str().ok()).filter(|v| v.starts_with('/'));
     if let Some(Ok(moved)) = moved.map(|to| HeaderValue::from_str(&format!("{base}{to}"))) {
@@ -106,7 +114,8 @@ async fn service(connect: &Connect<'_>, scheme: &str, name: &str, port: &str) ->
     // A port may be given by the Service's number or name; endpoints know names only.
     let mut wanted = port.to_owned();
     if let Ok(number) = port.parse::<u64>() {
-        let service = cache.get("services/specs", namespace, name).await.ok_or_else(|| Status::not_found(&services, name))?;
+        let service =
+            cache.get("services/specs", namespace, name).await.ok_or_else(|| Status::not_found(&services, name))?;
         let service = service.value();
         let found = list(&service["spec"]["ports"]).find(|p| p["port"].as_u64() == Some(number));
         let found = found.ok_or_else(|| {

@@ -191,8 +191,7 @@ fn with_type(kind: &str, mut value: Value) -> Value {
 }
 
 fn groups_of(kinds: &[Arc<Kind>]) -> Vec<String> {
-    let mut groups: Vec<String> =
-        kinds.iter().map(|k| k.group.to_string()).filter(|group| !group.is_empty()).collect();
+    let mut groups: Vec<String> = kinds.iter().map(|k| k.group.to_string()).filter(|group| !group.is_empty()).collect();
     groups.sort_by_cached_key(|group| {
         (GROUPS.iter().position(|known| known == group).unwrap_or(GROUPS.len()), group.clone())
     });
@@ -201,8 +200,7 @@ fn groups_of(kinds: &[Arc<Kind>]) -> Vec<String> {
 }
 
 fn versions_of(kinds: &[Arc<Kind>], group: &str) -> Vec<String> {
-    let mut versions: Vec<String> =
-        kinds.iter().filter(|k| k.group == group).map(|k| k.version.to_string()).collect();
+    let mut versions: Vec<String> = kinds.iter().filter(|k| k.group == group).map(|k| k.version.to_string()).collect();
     versions.sort_by_cached_key(|version| Reverse(rank(version)));
     versions.dedup();
     versions
@@ -368,7 +366,10 @@ mod tests {
         let kubectl = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
         assert_eq!(of(kubectl), "json");
         assert_eq!(of("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"), "none");
-        assert_eq!(of("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json"), "plain");
+        assert_eq!(
+            of("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json"),
+            "plain"
+        );
         assert_eq!(of("text/html"), "none");
         assert_eq!(of("application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"), "yaml");
     }

@@ -139,9 +139,7 @@ async fn passes(server: &Server, check: Check) -> bool {
         Check::Ping => true,
         Check::Store => server.store.size().await.is_ok(),
         Check::Caches => health.caches_loaded.load(Ordering::Acquire),
-        Check::Bootstrap => {
-            !server.config.manage_system_objects || health.bootstrapped.load(Ordering::Acquire)
-        }
+        Check::Bootstrap => !server.config.manage_system_objects || health.bootstrapped.load(Ordering::Acquire),
         Check::NotStopping => !health.stopping.load(Ordering::Acquire),
     }
 }

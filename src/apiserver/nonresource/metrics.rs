@@ -93,8 +93,8 @@ impl RequestMetrics {
             (_, true, _) => "cluster",
         };
         let verb = match info.verb.as_str() {
-            "get" | "list" | "watch" | "create" | "update" | "patch" | "delete" | "deletecollection" | "post" | "put"
-            | "head" | "options" => info.verb.to_ascii_uppercase(),
+            "get" | "list" | "watch" | "create" | "update" | "patch" | "delete" | "deletecollection" | "post"
+            | "put" | "head" | "options" => info.verb.to_ascii_uppercase(),
             _ => "OTHER".to_owned(),
         };
         let target = Target {

@@ -96,9 +96,9 @@ fn host(server: &Server, headers: &HeaderMap) -> String {
 fn jwks(server: &Server, headers: &HeaderMap) -> Response<Body> {
     const TYPE: &str = "application/jwk-set+json";
     let accept = headers.get("accept").and_then(|v| v.to_str().ok()).unwrap_or("*/*");
-    let fits = accept.split(',').any(|clause| {
-        matches!(clause.split(';').next().unwrap_or("").trim(), "*/*" | "application/*" | TYPE | "")
-    });
+    let fits = accept
+        .split(',')
+        .any(|clause| matches!(clause.split(';').next().unwrap_or("").trim(), "*/*" | "application/*" | TYPE | ""));
     if !fits {
         let text = format!("406: Not Acceptable\n\nAvailable representations: {TYPE}");
         let status = crate::wire::errors::route(406, "NotAcceptable", &text);

@@ -8,7 +8,9 @@
 use std::io::Read as _;
 use std::sync::OnceLock;
 
-use ::http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION, VARY};
+use ::http::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION, VARY,
+};
 use ::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use apimachinery::status::Status;
 use bytes::Bytes;
@@ -126,9 +128,10 @@ fn hash(document: &'static [u8]) -> &'static str {
 fn compressed(document: &'static [u8], content_type: &'static str, headers: &HeaderMap) -> Response<Body> {
     let tag = format!("\"{}\"", hash(document));
     let known = headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
-    let gzip = headers.get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|accept| {
-        accept.split(',').any(|coding| coding.split(';').next().unwrap_or("").trim() == "gzip")
-    });
+    let gzip = headers
+        .get(ACCEPT_ENCODING)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|accept| accept.split(',').any(|coding| coding.split(';').next().unwrap_or("").trim() == "gzip"));
     let mut response = Response::new(match (known, gzip) {
         (true, _) => body::empty(),
         (false, true) => body::full(Bytes::from_static(document)),

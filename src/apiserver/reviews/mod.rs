@@ -7,8 +7,8 @@ use apimachinery::status::Status;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::attributes::{RequestInfo, User};
 use crate::Server;
+use crate::attributes::{RequestInfo, User};
 use crate::authz::{Attributes, node_of};
 
 /// A resource of which only reviews are made.
@@ -169,8 +169,7 @@ async fn rules(server: &Server, user: &User, object: &mut Value) -> Result<(), S
     if node_of(user).is_some() {
         errors.push("node authorizer does not support user rule resolution".to_owned());
     }
-    let mut status =
-        json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": !errors.is_empty()});
+    let mut status = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": !errors.is_empty()});
     if !errors.is_empty() {
         let text = if errors.len() == 1 { errors.remove(0) } else { format!("[{}]", errors.join(", ")) };
         status["evaluationError"] = text.into();

@@ -115,7 +115,9 @@ impl TokenIssuer {
         }
         let time = |key: &str| claims[key].as_i64().and_then(|s| Timestamp::from_second(s).ok());
         let (Some(expires), Some(from)) = (time("exp"), time("nbf")) else {
-            return Err(Some("service account token claims could not be validated due to unexpected validation error".into()));
+            return Err(Some(
+                "service account token claims could not be validated due to unexpected validation error".into(),
+            ));
         };
         if now > expires + LEEWAY {
             return Err(Some("service account token has expired".to_owned()));
@@ -170,9 +172,7 @@ async fn bound_user(claims: &Value, now: Timestamp, reader: &dyn ObjectReader) -
         groups: vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")],
         ..User::default()
     };
-    for (key, storage, what) in
-        [("secret", "secrets", "secret"), ("pod", "pods", "pod"), ("node", "minions", "node")]
-    {
+    for (key, storage, what) in [("secret", "secrets", "secret"), ("pod", "pods", "pod"), ("node", "minions", "node")] {
         let reference = &private[key];
         if reference.is_null() {
             continue;
@@ -188,7 +188,10 @@ async fn bound_user(claims: &Value, now: Timestamp, reader: &dyn ObjectReader) -
                 return Err("service account token has been invalidated".to_owned());
             }
             if object.meta.uid != uid {
-                return Err(format!("{what} UID ({}) does not match service account {what} ref claim ({uid})", object.meta.uid));
+                return Err(format!(
+                    "{what} UID ({}) does not match service account {what} ref claim ({uid})",
+                    object.meta.uid
+                ));
             }
         }
         if key != "secret" {

@@ -8,9 +8,9 @@ use apimachinery::validation::{ErrorList, Path};
 use serde_json::{Value, json};
 
 use super::{Bound, MAX_SECONDS};
+use crate::Server;
 use crate::cache::{Object, ObjectReader};
 use crate::reviews::seconds;
-use crate::Server;
 
 const MIN_SECONDS: i64 = 600;
 const DEFAULT_SECONDS: i64 = 3600;
@@ -22,10 +22,8 @@ const DEFAULT_SECONDS: i64 = 3600;
 pub async fn token_request(server: &Server, namespace: &str, name: &str, object: &mut Value) -> Result<(), Status> {
     let reader: &dyn ObjectReader = server.cache.as_ref();
     let accounts = GroupResource::new("", "serviceaccounts");
-    let account = reader
-        .get("serviceaccounts", namespace, name)
-        .await
-        .ok_or_else(|| Status::not_found(&accounts, name))?;
+    let account =
+        reader.get("serviceaccounts", namespace, name).await.ok_or_else(|| Status::not_found(&accounts, name))?;
     for (key, own) in [("name", name), ("namespace", namespace)] {
         let given = object["metadata"][key].as_str().unwrap_or_default();
         if !given.is_empty() && given != own {

@@ -17,7 +17,11 @@ pub type StreamId = u32;
 /// What the other side did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionEvent {
-    Data { stream: StreamId, data: Bytes, fin: bool },
+    Data {
+        stream: StreamId,
+        data: Bytes,
+        fin: bool,
+    },
     /// The stream was accepted.
     Reply(StreamId),
     Reset(StreamId),
