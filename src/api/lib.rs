@@ -11,6 +11,7 @@ pub mod apps;
 pub mod authentication;
 pub mod authorization;
 pub mod autoscaling;
+pub mod batch;
 mod checks;
 pub mod coordination;
 pub mod core;
@@ -43,14 +44,18 @@ const KINDS: &[fn() -> Kind] = &[
     core::namespace::kind,
     core::node::kind,
     core::pod::kind,
+    core::podtemplate::kind,
+    core::replicationcontroller::kind,
     core::resourcequota::kind,
     core::secret::kind,
     core::serviceaccount::kind,
     core::service::kind,
     // apps/v1
     apps::controllerrevision::kind,
+    apps::daemonset::kind,
     apps::deployment::kind,
     apps::replicaset::kind,
+    apps::statefulset::kind,
     // authentication.k8s.io/v1
     authentication::selfsubjectreview::kind,
     authentication::tokenreview::kind,
@@ -59,6 +64,9 @@ const KINDS: &[fn() -> Kind] = &[
     authorization::selfsubjectaccessreview::kind,
     authorization::selfsubjectrulesreview::kind,
     authorization::subjectaccessreview::kind,
+    // batch/v1
+    batch::cronjob::kind,
+    batch::job::kind,
     // coordination.k8s.io/v1
     coordination::lease::kind,
     // discovery.k8s.io/v1

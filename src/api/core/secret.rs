@@ -59,30 +59,22 @@ impl Strategy for Secret {
         }
         let present = |key: &str| obj(object, "data").get(key).is_some();
         let need = |errors: &mut ErrorList, key: &str| errors.required(data.key(key), "");
+        let filled = |key: &str| !text(obj(object, "data"), key).is_empty();
+        let account = annotation(object, ACCOUNT_NAME).unwrap_or("");
         match text(object, "type") {
-            "kubernetes.io/service-account-token" => {
-                if annotation(object, ACCOUNT_NAME).unwrap_or("").is_empty() {
-                    errors.required(Path::new("metadata").child("annotations").key(ACCOUNT_NAME), "");
-                }
+            "kubernetes.io/service-account-token" if account.is_empty() => {
+                errors.required(Path::new("metadata").child("annotations").key(ACCOUNT_NAME), "");
             }
             "kubernetes.io/dockercfg" => docker_config(&mut errors, object, ".dockercfg"),
             "kubernetes.io/dockerconfigjson" => docker_config(&mut errors, object, ".dockerconfigjson"),
-            "kubernetes.io/basic-auth" => {
-                if !present("username") && !present("password") {
-                    need(&mut errors, "username");
-                    need(&mut errors, "password");
-                }
+            "kubernetes.io/basic-auth" if !present("username") && !present("password") => {
+                need(&mut errors, "username");
+                need(&mut errors, "password");
             }
-            "kubernetes.io/ssh-auth" => {
-                if text(obj(object, "data"), "ssh-privatekey").is_empty() {
-                    need(&mut errors, "ssh-privatekey");
-                }
-            }
+            "kubernetes.io/ssh-auth" if !filled("ssh-privatekey") => need(&mut errors, "ssh-privatekey"),
             "kubernetes.io/tls" => {
-                for key in ["tls.crt", "tls.key"] {
-                    if !present(key) {
-                        need(&mut errors, key);
-                    }
+                for key in ["tls.crt", "tls.key"].into_iter().filter(|key| !present(key)) {
+                    need(&mut errors, key);
                 }
             }
             _ => {}

@@ -134,15 +134,12 @@ impl Strategy for Service {
 
 fn default_spec(spec: &mut Value) {
     set_blank(spec, "sessionAffinity", "None");
+    let timeless = spec.pointer("/sessionAffinityConfig/clientIP/timeoutSeconds").is_none_or(Value::is_null);
     match text(spec, "sessionAffinity") {
         "None" => {
             remove(spec, "sessionAffinityConfig");
         }
-        "ClientIP" => {
-            if spec.pointer("/sessionAffinityConfig/clientIP/timeoutSeconds").is_none_or(Value::is_null) {
-                set(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
-            }
-        }
+        "ClientIP" if timeless => set(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}})),
         _ => {}
     }
     set_blank(spec, "type", "ClusterIP");
