@@ -164,15 +164,9 @@ impl NodeIpam {
                     "metadata": { "uid": node.metadata.uid },
                     "spec": { "podCIDR": range, "podCIDRs": [range] },
                 });
-                let result = Api::<Node>::all(self.client.clone()).patch(
-                    name,
-                    &PatchParams::default(),
-                    &Patch::Strategic(patch),
-                );
-                if gone_is_fine(result.await)
-                    .map_err(Error::api(format!("give node {name} the range {range}")))?
-                    .is_none()
-                {
+                let api = Api::<Node>::all(self.client.clone());
+                let result = api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+                if gone_is_fine(result).map_err(Error::api(format!("give node {name} the range {range}")))?.is_none() {
                     self.state.lock().given.remove(name);
                 }
                 info!(node = name, range, "node has its pod network");
