@@ -1,1 +1,9 @@
 //! sys
+pub mod capability;
+pub mod cgroup;
+pub mod inotify;
+pub mod mount;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+pub mod process;

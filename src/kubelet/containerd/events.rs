@@ -1,0 +1,153 @@
+//! What happens to containers, as it happens: CRI's event stream where there is one, containerd's own where not.
+//!
+//! Invariants:
+//! - CE-1: an event is only a hint to look: nothing is concluded from its content, so a lost one costs time, not truth.
+
+use std::time::Duration;
+
+use component_base::SharedClock;
+use containerd_client::events::{TaskExit, TaskOom, TaskStart};
+use containerd_client::services::v1::SubscribeRequest;
+use containerd_client::services::v1::events_client::EventsClient;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::cri::{Cri, v1};
+use crate::error::Result;
+
+/// The containerd namespace that CRI uses.
+pub const NAMESPACE: &str = "k8s.io";
+
+/// A container (or sandbox) that changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeEvent {
+    /// Of the container or the sandbox; empty: events may have been lost, look at everything.
+    pub id: String,
+    /// It ended.
+    pub exited: bool,
+}
+
+/// Sends events to `out` until that is closed. Reconnects for ever.
+pub async fn watch(cri: Cri, clock: SharedClock, out: mpsc::UnboundedSender<RuntimeEvent>) {
+    let backoff = component_base::Backoff::RECONNECT;
+    let mut failures = 0;
+    loop {
+        let begun = clock.instant();
+        let result = match cri.container_events().await {
+            Ok(stream) => follow_cri(stream, &out).await,
+            // 1.6 has no such call; 1.7 has it behind a switch that is off by default there.
+            Err(error) => {
+                debug!(%error, "no CRI events, following containerd's own");
+                follow_containerd(&cri, &clock, &out).await
+            }
+        };
+        if out.is_closed() {
+            return;
+        }
+        if clock.instant() - begun > Duration::from_secs(30) {
+            failures = 0;
+        }
+        match result {
+            Ok(()) => debug!("the runtime closed its event stream"),
+            Err(error) => warn!(%error, "runtime event stream broke"),
+        }
+        clock.sleep(backoff.delay(failures)).await;
+        failures += 1;
+        // Whatever happened meanwhile was missed.
+        if out.send(RuntimeEvent { id: String::new(), exited: false }).is_err() {
+            return;
+        }
+    }
+}
+
+async fn follow_cri(
+    mut stream: tonic::Streaming<v1::ContainerEventResponse>,
+    out: &mpsc::UnboundedSender<RuntimeEvent>,
+) -> Result<()> {
+    while let Some(event) = stream.message().await? {
+        let exited = event.container_event_type() == v1::ContainerEventType::ContainerStoppedEvent;
+        if out.send(RuntimeEvent { id: event.container_id, exited }).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+async fn subscribe(cri: &Cri) -> Result<tonic::Streaming<containerd_client::types::Envelope>> {
+    let filters =
+        ["start", "exit", "oom"].map(|topic| format!("namespace=={NAMESPACE},topic==/tasks/{topic}")).to_vec();
+    Ok(EventsClient::new(cri.channel()).subscribe(SubscribeRequest { filters }).await?.into_inner())
+}
+
+async fn follow_containerd(cri: &Cri, clock: &SharedClock, out: &mpsc::UnboundedSender<RuntimeEvent>) -> Result<()> {
+    let mut stream = subscribe(cri).await?;
+    while let Some(envelope) = stream.message().await? {
+        let Some(event) = envelope.event.as_ref().and_then(|any| parse(&envelope.topic, &any.value)) else { continue };
+        let sent = if event.exited {
+            // CRI hears of the exit when we do, and needs a moment to book it; in the meantime others may pass.
+            let (cri, clock, out) = (cri.clone(), clock.clone(), out.clone());
+            settle(&cri, &clock, &event.id).await;
+            out.send(event)
+        } else {
+            out.send(event)
+        };
+        if sent.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Waits (bounded) until CRI agrees that `id` no longer runs.
+async fn settle(cri: &Cri, clock: &SharedClock, id: &str) {
+    let mut wait = Duration::from_millis(2);
+    while wait < Duration::from_secs(1) {
+        let running = match cri.container_status(id).await {
+            Ok(status) => status.state() == v1::ContainerState::ContainerRunning,
+            // A sandbox, or gone.
+            Err(_) => match cri.pod_sandbox_status(id).await {
+                Ok(status) => status.state() == v1::PodSandboxState::SandboxReady,
+                Err(_) => false,
+            },
+        };
+        if !running {
+            return;
+        }
+        clock.sleep(wait).await;
+        wait *= 2;
+    }
+}
+
+fn parse(topic: &str, value: &[u8]) -> Option<RuntimeEvent> {
+    match topic {
+        "/tasks/start" => Some(RuntimeEvent { id: TaskStart::decode(value).ok()?.container_id, exited: false }),
+        "/tasks/oom" => Some(RuntimeEvent { id: TaskOom::decode(value).ok()?.container_id, exited: false }),
+        "/tasks/exit" => {
+            let exit = TaskExit::decode(value).ok()?;
+            // Processes of an exec end too; only the first process is the container.
+            (exit.id == exit.container_id).then_some(RuntimeEvent { id: exit.container_id, exited: true })
+        }
+        _ => None,
+    }
+}
+
+/// Returns when the runtime's event stream ends, which it does with the runtime.
+pub async fn until_disconnected(cri: &Cri) {
+    let Ok(mut stream) = subscribe(cri).await else { return };
+    while let Ok(Some(_)) = stream.message().await {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_process_is_the_container() {
+        let exit = |id: &str| TaskExit { container_id: "c".into(), id: id.into(), ..TaskExit::default() };
+        assert_eq!(parse("/tasks/exit", &exit("exec1").encode_to_vec()), None);
+        let event = parse("/tasks/exit", &exit("c").encode_to_vec());
+        assert_eq!(event, Some(RuntimeEvent { id: "c".into(), exited: true }));
+        assert_eq!(parse("/tasks/paused", &[]), None);
+    }
+}
