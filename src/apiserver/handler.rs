@@ -40,6 +40,16 @@ async fn guarded(server: &Arc<Server>, request: Request<Body>, peer: Peer) -> Re
 
 async fn answer(server: &Arc<Server>, request: Request<Body>, peer: Peer) -> Response<Body> {
     let info = RequestInfo::parse(request.method(), request.uri());
+    let start = server.clock.instant();
+    let _running = server.requests.begin(&info);
+    let response = decide(server, request, peer, info.clone()).await;
+    let known = !info.is_resource || server.kinds.find(&info.group, &info.version, &info.resource).is_some();
+    let seconds = server.clock.instant().duration_since(start).as_secs_f64();
+    server.requests.end(&info, known, response.status().as_u16(), seconds);
+    response
+}
+
+async fn decide(server: &Arc<Server>, request: Request<Body>, peer: Peer, info: RequestInfo) -> Response<Body> {
     let refuse = |status: &Status, headers: &::http::HeaderMap| {
         let accepted = negotiate(headers, &info.query, Endpoint::Plain).unwrap_or(Accepted::JSON);
         respond::status(status, &accepted, headers)

@@ -164,12 +164,8 @@ impl ApiServer {
             config.service_account_issuer.clone(),
         ));
         let authorizer = Arc::new(authz::Authorizer::new(cache.clone()));
-        let authenticator = authn::Authenticator::new(
-            cache.clone(),
-            issuer.clone(),
-            clock.clone(),
-            config.static_tokens.clone(),
-        );
+        let authenticator =
+            authn::Authenticator::new(cache.clone(), issuer.clone(), clock.clone(), config.static_tokens.clone());
         let admission = admission::Admission::new(authorizer.clone());
         let services =
             alloc::ServiceAllocator::load(config.service_cidr, config.node_port_range.clone(), cache.as_ref());

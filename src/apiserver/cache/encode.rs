@@ -20,6 +20,9 @@ const METADATA_ORDER: &[&str] = &[
     "finalizers",
     "managedFields",
 ];
+/// Order of the members of entries of two lists in metadata.
+const MANAGED_ORDER: &[&str] = &["manager", "operation", "apiVersion", "time", "fieldsType", "fieldsV1", "subresource"];
+const OWNER_ORDER: &[&str] = &["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"];
 /// How many of [`METADATA_ORDER`] come before resourceVersion; all of them are strings.
 const LEADING: usize = 5;
 
@@ -88,7 +91,11 @@ fn write_metadata(out: &mut Vec<u8>, metadata: &Map<String, Value>, served: bool
         }
         write(out, &Value::String(key.to_owned()));
         out.push(b':');
-        write(out, value);
+        match (key, value) {
+            ("managedFields", Value::Array(entries)) => write_entries(out, entries, MANAGED_ORDER),
+            ("ownerReferences", Value::Array(entries)) => write_entries(out, entries, OWNER_ORDER),
+            _ => write(out, value),
+        }
     };
     let version = metadata.get("resourceVersion").filter(|_| served);
     for (at, key) in METADATA_ORDER.iter().enumerate() {
@@ -105,6 +112,33 @@ fn write_metadata(out: &mut Vec<u8>, metadata: &Map<String, Value>, served: bool
         }
     }
     out.push(b'}');
+}
+
+/// A list of objects, their members in this order (then the rest).
+fn write_entries(out: &mut Vec<u8>, entries: &[Value], order: &[&str]) {
+    out.push(b'[');
+    for (at, entry) in entries.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        let Some(map) = entry.as_object() else {
+            write(out, entry);
+            continue;
+        };
+        out.push(b'{');
+        let known = order.iter().filter_map(|key| map.get_key_value(*key));
+        let rest = map.iter().filter(|(key, _)| !order.contains(&key.as_str()));
+        for (at, (key, value)) in known.chain(rest).enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            write(out, &Value::String(key.clone()));
+            out.push(b':');
+            write(out, value);
+        }
+        out.push(b'}');
+    }
+    out.push(b']');
 }
 
 fn write(out: &mut Vec<u8>, value: &Value) {
@@ -182,7 +216,8 @@ mod tests {
     use serde_json::json;
 
     fn object(value: &Value) -> Object {
-        Object::from_stored(Bytes::from_static(b"/k"), encode(value).expect("object"), 7, &|_| Vec::new()).expect("form")
+        Object::from_stored(Bytes::from_static(b"/k"), encode(value).expect("object"), 7, &|_| Vec::new())
+            .expect("form")
     }
 
     #[test]
@@ -194,7 +229,8 @@ mod tests {
             json!({"labels": {}, "zzz": 1}),
             json!({"generateName": "g-", "name": "g-\"1", "uid": "u", "creationTimestamp": "t"}),
         ] {
-            let mut value = json!({"apiVersion": "v1", "kind": "ConfigMap", "binaryData": {"a": "b"}, "metadata": metadata});
+            let mut value =
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "binaryData": {"a": "b"}, "metadata": metadata});
             let object = object(&value);
             value["metadata"]["resourceVersion"] = json!("7");
             assert_eq!(serde_json::from_slice::<Value>(&object.json()).expect("json"), value);
@@ -210,7 +246,8 @@ mod tests {
 
     #[test]
     fn foreign_bytes_are_brought_into_form() {
-        let foreign = Bytes::from_static(br#"{"apiVersion":"v1","kind":"X","metadata":{"resourceVersion":"3","name":"n"}}"#);
+        let foreign =
+            Bytes::from_static(br#"{"apiVersion":"v1","kind":"X","metadata":{"resourceVersion":"3","name":"n"}}"#);
         let object = Object::from_stored(Bytes::new(), foreign, 9, &|_| Vec::new()).expect("object");
         assert_eq!(object.value()["metadata"], json!({"name": "n", "resourceVersion": "9"}));
     }

@@ -76,11 +76,8 @@ impl Cache {
                 by_resource.entry(resource.storage_key.clone()).or_default().push(kv);
             }
         }
-        let request = WatchRequest {
-            range: RangeRequest::prefix(ROOT).range,
-            start_revision: revision + 1,
-            progress: true,
-        };
+        let request =
+            WatchRequest { range: RangeRequest::prefix(ROOT).range, start_revision: revision + 1, progress: true };
         let watcher = self.store.watch(request).await?;
         for (key, resource) in self.resources.load().iter() {
             resource.reset(by_resource.get(key).map_or(&[], Vec::as_slice), revision);
@@ -185,8 +182,7 @@ impl Cache {
         if let Some(watcher) = resource.watch_after(filter, after, VecDeque::new()) {
             return Ok(watcher);
         }
-        let request =
-            WatchRequest { range: filter.range.clone(), start_revision: after + 1, progress: true };
+        let request = WatchRequest { range: filter.range.clone(), start_revision: after + 1, progress: true };
         let mut history = self.store.watch(request).await?;
         let mut backlog = VecDeque::new();
         let mut seen = after;

@@ -139,9 +139,9 @@ impl Meta {
     pub fn of(value: &Value, fields: &dyn Fn(&Value) -> Vec<(&'static str, String)>) -> Self {
         let meta = &value["metadata"];
         let text = |key: &str| meta[key].as_str().unwrap_or_default().to_owned();
-        let labels = meta["labels"].as_object().map(|labels| {
-            labels.iter().map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect()
-        });
+        let labels = meta["labels"]
+            .as_object()
+            .map(|labels| labels.iter().map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect());
         Self {
             namespace: text("namespace"),
             name: text("name"),

@@ -258,7 +258,9 @@ impl ResourceCache {
             }
             state.ring.push_back(event.clone());
             state.watchers.retain(|watcher| {
-                let Some(delivery) = watcher.filter.delivery(event, watcher.after) else { return !watcher.queue.is_closed() };
+                let Some(delivery) = watcher.filter.delivery(event, watcher.after) else {
+                    return !watcher.queue.is_closed();
+                };
                 let kept = watcher.queue.try_send(delivery).is_ok();
                 if !kept && !watcher.queue.is_closed() {
                     tracing::warn!(resource = self.storage_key, "ended a slow watcher");
@@ -275,7 +277,8 @@ impl ResourceCache {
     pub fn watch_from_now(self: &Arc<Self>, filter: WatchFilter) -> (Snapshot, CacheWatcher) {
         let global = self.global.load(Ordering::Acquire);
         let mut state = self.state.write();
-        let snapshot = Snapshot { revision: state.revision.max(global), changed: state.revision, objects: state.objects.clone() };
+        let snapshot =
+            Snapshot { revision: state.revision.max(global), changed: state.revision, objects: state.objects.clone() };
         let watcher = self.attach(&mut state, filter, snapshot.revision, VecDeque::new());
         (snapshot, watcher)
     }

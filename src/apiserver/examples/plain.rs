@@ -55,7 +55,8 @@ async fn main() -> Result<(), BoxError> {
             let service = service_fn(move |request: Request<hyper::body::Incoming>| {
                 let admin = User::new("admin", &["system:masters"]);
                 let peer = Peer { addr, identity: PeerIdentity::InProcess(admin) };
-                let request: Request<Body> = request.map(|body| body.map_err(|e| Box::new(e) as BoxError).boxed_unsync());
+                let request: Request<Body> =
+                    request.map(|body| body.map_err(|e| Box::new(e) as BoxError).boxed_unsync());
                 let server = server.clone();
                 async move { Ok::<_, std::convert::Infallible>(server.handle(request, peer).await) }
             });

@@ -3,7 +3,7 @@
 use apimachinery::status::Status;
 use serde_json::{Value, json};
 
-use super::Cx;
+use super::{Cx, codec};
 use crate::admission::AdmissionRequest;
 pub use crate::admission::Operation;
 
@@ -40,18 +40,28 @@ impl<'a> Admission<'a> {
         }
     }
 
+    /// Mutating admission; what it adds is completed with defaults.
     pub async fn mutate(&self, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-        self.cx.server.admission.mutate(&self.request(old), object).await
+        let before = object.clone();
+        self.cx.server.admission.mutate(&self.request(old), object).await?;
+        // Bodies of another kind than the resource's are taken as admission left them.
+        if *object != before && object["kind"] == self.cx.kind.kind.as_ref() {
+            codec::complete(&self.cx.kind, object);
+        }
+        Ok(())
     }
 
     pub async fn validate(&self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
         self.cx.server.admission.validate(&self.request(old), object).await
     }
 
-    /// Both halves for a deletion: there is no new object.
-    pub async fn delete(&self, old: &Value) -> Result<(), Status> {
-        let mut none = Value::Null;
-        self.mutate(&mut none, Some(old)).await?;
-        self.validate(&none, Some(old)).await
+    /// The mutating half for a deletion: it is asked before the object is looked up.
+    pub async fn mutate_delete(&self) -> Result<(), Status> {
+        self.cx.server.admission.mutate(&self.request(None), &mut Value::Null).await
+    }
+
+    /// The validating half for a deletion: there is no new object.
+    pub async fn validate_delete(&self, old: &Value) -> Result<(), Status> {
+        self.validate(&Value::Null, Some(old)).await
     }
 }

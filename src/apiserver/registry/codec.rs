@@ -13,8 +13,8 @@ use apimachinery::status::{Cause, Status};
 use apimachinery::validation::{ErrorList, Path};
 use serde_json::{Map, Value};
 
-use super::Cx;
 use super::options::WriteOptions;
+use super::{Cx, unstructured};
 use crate::wire::{negotiate, respond};
 
 /// Decodes a body as the request's kind, with defaults.
@@ -45,7 +45,7 @@ pub fn decode_as(cx: &Cx, kind: &Kind, body: &[u8], validation: FieldValidation)
     for warning in warnings {
         cx.warn(warning.clone());
     }
-    if gvk.group_version() != expected.group_version() {
+    if gvk.group_version() != expected.group_version() && gvk.kind != "Eviction" {
         return Err(Status::bad_request(format!(
             "the API version in the data ({}) does not match the expected API version ({})",
             gvk.api_version(),
@@ -54,13 +54,32 @@ pub fn decode_as(cx: &Cx, kind: &Kind, body: &[u8], validation: FieldValidation)
     }
     let mut value = decoded.value;
     complete(kind, &mut value);
+    const MANAGED: &[u8] = b"managedFields";
+    if body.windows(MANAGED.len()).any(|window| window == MANAGED) {
+        let reset = decode::parse(body, encoding).is_ok_and(|document| asks_reset(&document.node.into_value()));
+        keep_reset(&mut value, reset);
+    }
     Ok(value)
 }
 
 /// Defaults, in the form the server returns objects in.
-fn complete(kind: &Kind, value: &mut Value) {
+pub fn complete(kind: &Kind, value: &mut Value) {
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("selfLink");
+    }
     kind.strategy.default(value);
     decode::normalize(value, &kind.schema);
+}
+
+/// An empty list of managed fields is a wish (to track nothing), though the server never shows one.
+fn keep_reset(value: &mut Value, asked: bool) {
+    if asked {
+        super::meta::of(value).insert("managedFields".into(), Value::Array(Vec::new()));
+    }
+}
+
+fn asks_reset(value: &Value) -> bool {
+    value["metadata"]["managedFields"].as_array().is_some_and(Vec::is_empty)
 }
 
 fn encoding(cx: &Cx) -> Result<Encoding, Status> {
@@ -74,8 +93,9 @@ fn encoding(cx: &Cx) -> Result<Encoding, Status> {
 
 /// The schema of any kind the server knows.
 fn known(cx: &Cx, gvk: &GroupVersionKind) -> Option<Schema> {
-    let matches =
-        |kind: &Arc<Kind>| kind.group == gvk.group && kind.version == gvk.version && kind.kind == gvk.kind;
+    // Evictions are taken in their old version too.
+    let version = if gvk.group == "policy" && gvk.kind == "Eviction" { "v1" } else { gvk.version.as_str() };
+    let matches = |kind: &Arc<Kind>| kind.group == gvk.group && kind.version == version && kind.kind == gvk.kind;
     let served = cx.server.kinds.all();
     let found = served.iter().chain(api::bodies()).find(|kind| matches(kind));
     found
@@ -148,12 +168,19 @@ pub fn decode_patched(
     validation: FieldValidation,
     strict: Vec<String>,
 ) -> Result<Value, Status> {
+    let strategic = shown.is_some();
     let show = shown.unwrap_or_else(|| String::from_utf8_lossy(&respond::encode_sorted(&object)).into_owned());
     let refuse = |error: &str| {
         let mut errors = ErrorList::new();
         errors.invalid(Path::new("patch"), show.as_str(), error);
         Status::invalid(&GroupKind::new("", ""), "", &errors)
     };
+    let reset = asks_reset(&object);
+    if strategic {
+        if let Some(error) = unstructured::mismatch(&object, kind.schema.root()) {
+            return Err(refuse(&error));
+        }
+    }
     let mut decoded = decode::decode_value(object, &kind.schema).map_err(|error| refuse(&error))?;
     let strict_errors: Vec<String> = strict.into_iter().chain(std::mem::take(&mut decoded.strict_errors)).collect();
     match validation {
@@ -165,6 +192,7 @@ pub fn decode_patched(
     }
     let mut value = decoded.value;
     complete(kind, &mut value);
+    keep_reset(&mut value, reset);
     Ok(value)
 }
 
@@ -195,13 +223,7 @@ fn reset_fields<'a>(kind: &Kind, subresource: &str) -> ResetFields<'a> {
             }
             _ => ResetFields::Exclude(&[&["spec"]]),
         },
-        "ephemeralcontainers" => ResetFields::Include(&[&["spec", "ephemeralContainers"]]),
-        "resize" => ResetFields::Include(&[
-            &["spec", "containers", "*", "resources"],
-            &["spec", "containers", "*", "resizePolicy"],
-            &["spec", "initContainers", "*", "resources"],
-            &["spec", "initContainers", "*", "resizePolicy"],
-        ]),
+        "finalize" => ResetFields::Exclude(&[&["status"]]),
         "" if super::find_subresource(kind, "status").is_some() => ResetFields::Exclude(&[&["status"]]),
         _ => ResetFields::None,
     }

@@ -83,12 +83,7 @@ async fn attempt(cx: &Cx, mut object: Value, options: &WriteOptions) -> Result<V
 }
 
 /// What the object takes of the cluster's shared numbers. Dropped, it is given back.
-pub fn reserve(
-    cx: &Cx,
-    object: &mut Value,
-    old: Option<&Value>,
-    dry_run: bool,
-) -> Result<Option<Reservation>, Status> {
+pub fn reserve(cx: &Cx, object: &mut Value, old: Option<&Value>, dry_run: bool) -> Result<Option<Reservation>, Status> {
     if cx.kind.storage_key != SERVICES || !cx.info.subresource.is_empty() {
         return Ok(None);
     }

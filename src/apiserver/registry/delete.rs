@@ -58,12 +58,13 @@ pub async fn delete_named(cx: &Cx, name: &str, options: &DeleteOptions) -> Resul
     // Deleting with a negative grace is deleting with the shortest.
     options.grace_period = options.grace_period.map(|seconds| if seconds < 0 { 1 } else { seconds });
     let admission = Admission::new(cx, Operation::Delete, name, options.dry_run);
+    admission.mutate_delete().await?;
     let mut current = cx.current(&key).await;
     for _ in 0..TRIES {
         let Some(object) = current else { return Err(cx.not_found(name)) };
         let value = cx.served_value(&object);
         check_preconditions(cx, &object, &options)?;
-        admission.delete(&value).await?;
+        admission.validate_delete(&value).await?;
         match attempt(cx, &key, &object, value, &options).await? {
             Attempt::Done(deleted) => return Ok(deleted),
             Attempt::Lost(found) => current = found,
@@ -153,9 +154,7 @@ async fn attempt(
             Ok(Attempt::Done(Deleted { gone: true, shown }))
         }
         // Who deletes without grace races the kubelet: gone is gone.
-        Written::Lost(None) if marks => {
-            Ok(Attempt::Done(Deleted { gone: true, shown: finished(cx, &last, marked) }))
-        }
+        Written::Lost(None) if marks => Ok(Attempt::Done(Deleted { gone: true, shown: finished(cx, &last, marked) })),
         Written::Lost(found) => Ok(Attempt::Lost(found)),
     }
 }
@@ -274,9 +273,11 @@ async fn begin_namespace(
     options: &DeleteOptions,
 ) -> Result<Option<Attempt>, Status> {
     if old.meta.deletion_timestamp.is_some() {
-        return Ok(cx.kind.strategy.deletion_blocked(value).then(|| {
-            Attempt::Done(Deleted { gone: false, shown: Shown::Object(value.clone()) })
-        }));
+        return Ok(cx
+            .kind
+            .strategy
+            .deletion_blocked(value)
+            .then(|| Attempt::Done(Deleted { gone: false, shown: Shown::Object(value.clone()) })));
     }
     let mut marked = value.clone();
     meta::of(&mut marked).insert("deletionTimestamp".into(), json!(meta::timestamp(cx.now())));

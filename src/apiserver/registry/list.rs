@@ -57,9 +57,9 @@ struct From {
 pub async fn select(cx: &Cx, options: &ListOptions) -> Result<Page, Status> {
     let prefix = prefix(cx);
     let from = begin(cx, options, &prefix).await?;
-    let limit = match (options.resource_version.as_str(), from.paging) {
+    let limit = match options.resource_version.as_str() {
         // A list at any version is answered whole.
-        ("0", false) => 0,
+        "0" => 0,
         _ => usize::try_from(options.limit).unwrap_or(0),
     };
     let snapshot = cx.resource.snapshot();
@@ -242,7 +242,9 @@ pub fn encode(cx: &Cx, page: &Page) -> Result<Bytes, Status> {
         out.extend_from_slice(b"]}");
     };
     let head = |out: &mut Vec<u8>, kind: &str, api_version: &str| {
-        out.extend_from_slice(format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":").as_bytes());
+        out.extend_from_slice(
+            format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":").as_bytes(),
+        );
         page.meta.write(out);
     };
     match &cx.accepted.transform {

@@ -21,8 +21,12 @@ mod patch;
 mod storage;
 mod subresources;
 mod tables;
+mod unstructured;
 mod update;
 mod watch;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -60,11 +64,7 @@ impl Cx {
     }
 
     pub fn strategy_cx(&self) -> RequestContext {
-        RequestContext {
-            now: self.now(),
-            user: self.user.name.clone(),
-            subresource: self.info.subresource.clone(),
-        }
+        RequestContext { now: self.now(), user: self.user.name.clone(), subresource: self.info.subresource.clone() }
     }
 
     pub fn warn(&self, text: impl Into<String>) {
@@ -132,22 +132,12 @@ pub(crate) async fn handle(
             return respond::status(&status, &plain, &headers);
         }
     };
-    let cx = Cx {
-        server: server.clone(),
-        info,
-        user,
-        headers,
-        kind,
-        resource,
-        accepted,
-        warnings: Mutex::default(),
-    };
+    let cx = Cx { server: server.clone(), info, user, headers, kind, resource, accepted, warnings: Mutex::default() };
     if let Some(warning) = cx.kind.strategy.deprecation() {
         cx.warn(warning);
     }
     let outcome = verbs(&cx, request).await;
-    let mut response =
-        outcome.unwrap_or_else(|status| respond::status(&status, &cx.accepted, &cx.headers));
+    let mut response = outcome.unwrap_or_else(|status| respond::status(&status, &cx.accepted, &cx.headers));
     for warning in cx.warnings.into_inner() {
         respond::add_warning(response.headers_mut(), &warning);
     }
@@ -170,7 +160,8 @@ fn route(kind: &Kind, info: &RequestInfo, method: &Method, headers: &HeaderMap) 
         if kind.namespaced() && !in_namespace {
             return Err(Status::path_not_found());
         }
-        return check(sub.verbs.contains(&verb_of(method, true, false)), method, headers, false);
+        let verb = if *method == Method::POST { "create" } else { verb_of(method, true, false) };
+        return check(sub.verbs.contains(&verb), method, headers, false);
     }
     if named && kind.namespaced() && !in_namespace && !legacy_watch {
         return Err(Status::path_not_found());
@@ -200,9 +191,9 @@ fn verb_of(method: &Method, named: bool, watch: bool) -> &'static str {
         ("GET", true) => "get",
         ("GET", false) if watch => "watch",
         ("GET", false) => "list",
-        ("POST", _) => "create",
-        ("PUT", _) => "update",
-        ("PATCH", _) => "patch",
+        ("POST", false) => "create",
+        ("PUT", true) => "update",
+        ("PATCH", true) => "patch",
         ("DELETE", true) => "delete",
         ("DELETE", false) => "deletecollection",
         _ => "",
@@ -217,8 +208,7 @@ fn representation(kind: &Kind, info: &RequestInfo, headers: &HeaderMap) -> Resul
     if info.verb == "watch" {
         return negotiate::negotiate_watch(headers, &info.query);
     }
-    let other_body =
-        find_subresource(kind, &info.subresource).is_some_and(|sub| sub.kind != kind.kind);
+    let other_body = find_subresource(kind, &info.subresource).is_some_and(|sub| sub.kind != kind.kind);
     let endpoint = if other_body { Endpoint::Plain } else { Endpoint::Resource };
     negotiate::negotiate(headers, &info.query, endpoint)
 }

@@ -1,5 +1,8 @@
 //! The options of each verb, from the query and the body, checked as upstream checks them.
 
+use std::sync::Arc;
+
+use api::Kind;
 use apimachinery::decode::FieldValidation;
 use apimachinery::gvk::GroupKind;
 use apimachinery::status::Status;
@@ -101,7 +104,11 @@ impl DeleteOptions {
     /// # Errors
     /// 400 for what cannot be read, 422 for bad values.
     pub fn parse(cx: &Cx, body: &[u8]) -> Result<Self, Status> {
-        if body.is_empty() { Self::of_query(&cx.info.query) } else { Self::of_value(&super::codec::decode_options(cx, body)?) }
+        if body.is_empty() {
+            Self::of_query(&cx.info.query)
+        } else {
+            Self::of_value(&super::codec::decode_options(cx, body)?)
+        }
     }
 
     fn of_query(query: &Query) -> Result<Self, Status> {
@@ -204,6 +211,8 @@ pub struct ListOptions {
     pub timeout_seconds: Option<i64>,
     pub bookmarks: bool,
     pub send_initial_events: Option<bool>,
+    /// The kind whose fields the selector names, where that is not the stored one.
+    served: Option<Arc<Kind>>,
 }
 
 impl ListOptions {
@@ -224,6 +233,7 @@ impl ListOptions {
             continue_token: text("continue"),
             bookmarks: query::flag(query, "allowWatchBookmarks").unwrap_or(false),
             send_initial_events: query::flag(query, "sendInitialEvents"),
+            served: None,
         };
         let mut matching = text("resourceVersionMatch");
         let legacy = matches!(options.resource_version.as_str(), "" | "0");
@@ -240,6 +250,9 @@ impl ListOptions {
             _ => VersionMatch::Unset,
         };
         options.check_fields(cx)?;
+        if !options.fields.is_everything() && !super::conversion::same_version(cx) {
+            options.served = Some(cx.kind.clone());
+        }
         Ok(options)
     }
 
@@ -255,7 +268,8 @@ impl ListOptions {
             return errors;
         }
         if self.send_initial_events.is_none() {
-            errors.forbidden(path(), "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+            errors
+                .forbidden(path(), "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
         }
         if matching != "NotOlderThan" {
             errors.not_supported(path(), matching, &["NotOlderThan"]);
@@ -311,6 +325,15 @@ impl ListOptions {
     }
 
     pub fn matches(&self, object: &crate::Object) -> bool {
-        self.labels.matches(&object.meta.labels) && self.fields.matches(|field| object.meta.field(field).unwrap_or(""))
+        if !self.labels.matches(&object.meta.labels) {
+            return false;
+        }
+        let Some(kind) = &self.served else {
+            return self.fields.matches(|field| object.meta.field(field).unwrap_or(""));
+        };
+        let mut value = object.value();
+        kind.strategy.from_storage(&mut value);
+        let served = crate::cache::Meta::of(&value, &|value| kind.strategy.selectable_fields(value));
+        self.fields.matches(|field| served.field(field).unwrap_or(""))
     }
 }

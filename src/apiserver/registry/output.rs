@@ -6,10 +6,10 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{Cx, conversion, tables};
+use crate::Body;
 use crate::cache::Object;
 use crate::wire::negotiate::{Target, Transform};
 use crate::wire::respond;
-use crate::Body;
 
 /// What a list says about itself.
 #[derive(Debug, Clone, Default)]

@@ -50,6 +50,10 @@ pub fn table(cx: &Cx, version: &str, meta: &ListMeta, objects: &[Value], columns
         }
         out.extend_from_slice(b"{\"cells\":");
         out.extend_from_slice(Value::Array(cx.kind.strategy.row(object, now)).to_string().as_bytes());
+        if let Some(condition) = completed(cx, object) {
+            out.extend_from_slice(b",\"conditions\":");
+            out.extend_from_slice(condition.as_bytes());
+        }
         out.extend_from_slice(b",\"object\":");
         match include {
             Include::None => out.extend_from_slice(b"null"),
@@ -60,6 +64,19 @@ pub fn table(cx: &Cx, version: &str, meta: &ListMeta, objects: &[Value], columns
     }
     out.extend_from_slice(b"]}");
     Ok(out.into())
+}
+
+/// A finished pod's row says so.
+fn completed(cx: &Cx, object: &Value) -> Option<String> {
+    if cx.kind.storage_key != "pods" {
+        return None;
+    }
+    let (reason, message) = match object["status"]["phase"].as_str()? {
+        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+        "Failed" => ("Failed", "The pod failed."),
+        _ => return None,
+    };
+    Some(json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]).to_string())
 }
 
 fn definitions(cx: &Cx) -> Value {

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::admit::{Admission, Operation};
 use super::options::WriteOptions;
 use super::{Cx, Written, codec, conversion, create, meta};
-use crate::cache::Object;
 use crate::Body;
+use crate::cache::Object;
 
 /// A loser of this many races in a row gives up.
 const TRIES: usize = 64;
@@ -98,10 +98,8 @@ pub async fn apply(cx: &Cx, change: &Change<'_>) -> Result<Changed, Status> {
             if let Some(uid) = &change.uid_precondition {
                 return Err(uid_conflict(cx, name, uid, ""));
             }
-            let object = (change.make)(None)?;
-            if meta::resource_version(&object)? != 0 {
-                return Err(cx.not_found(name));
-            }
+            let mut object = (change.make)(None)?;
+            meta::of(&mut object).remove("resourceVersion");
             match create::store_new(cx, object, change.options).await {
                 // Somebody made it meanwhile: change that one.
                 Err(status) if status.reason == "AlreadyExists" && conflicts < TRIES => {
@@ -162,13 +160,7 @@ async fn attempt(cx: &Cx, change: &Change<'_>, key: &Bytes, old: &Object) -> Res
 }
 
 /// Stores the changed object, or deletes it when the change removed the last thing that kept it.
-async fn finish(
-    cx: &Cx,
-    key: &Bytes,
-    old: &Object,
-    mut object: Value,
-    dry_run: bool,
-) -> Result<Outcome, Status> {
+async fn finish(cx: &Cx, key: &Bytes, old: &Object, mut object: Value, dry_run: bool) -> Result<Outcome, Status> {
     let gone = deletes(cx, &object, old);
     if dry_run {
         return Ok(Outcome::Done(object));

@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderValue, Response};
 use ::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use ::http::{HeaderValue, Response};
 use apimachinery::status::Status;
 use apimachinery::validation::Path;
 use bytes::Bytes;
@@ -133,7 +133,12 @@ async fn open(cx: &Cx, options: &ListOptions, filter: WatchFilter, version: u64)
 
 fn initial(snapshot: &Snapshot, filter: &WatchFilter) -> VecDeque<Arc<Object>> {
     if filter.range.end.is_empty() {
-        return snapshot.get(&filter.range.start).filter(|object| filter.selects(object)).cloned().into_iter().collect();
+        return snapshot
+            .get(&filter.range.start)
+            .filter(|object| filter.selects(object))
+            .cloned()
+            .into_iter()
+            .collect();
     }
     snapshot.range(&filter.range.start, b"").filter(|object| filter.selects(object)).cloned().collect()
 }

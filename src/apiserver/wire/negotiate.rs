@@ -175,7 +175,8 @@ impl<'a> Clause<'a> {
     /// `None`: this clause asks for what the endpoint does not offer.
     fn transform(&self, endpoint: Endpoint) -> Option<Option<Transform>> {
         let param = |name: &str| self.params.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
-        if param("stream").is_some_and(|v| !v.is_empty() && v != "watch") || param("sv").is_some_and(|v| !v.is_empty()) {
+        if param("stream").is_some_and(|v| !v.is_empty() && v != "watch") || param("sv").is_some_and(|v| !v.is_empty())
+        {
             return None;
         }
         let (kind, group, version) = (param("as"), param("g"), param("v"));
@@ -225,7 +226,10 @@ mod tests {
     fn quality_and_wildcards() {
         assert_eq!(choose("application/json;q=0.5, application/yaml").expect("accepted").format, Format::Yaml);
         assert_eq!(choose("*/*").expect("accepted").format, Format::Json);
-        assert_eq!(choose("application/vnd.kubernetes.protobuf,application/json").expect("accepted").format, Format::Json);
+        assert_eq!(
+            choose("application/vnd.kubernetes.protobuf,application/json").expect("accepted").format,
+            Format::Json
+        );
         assert_eq!(choose("application/json;as=Foo;g=meta.k8s.io;v=v1"), None);
         assert_eq!(choose("application/json;v=v9"), None);
         assert!(check_route(&headers("text/html"), false).is_err());

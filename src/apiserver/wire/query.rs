@@ -38,4 +38,3 @@ pub fn parse_uint(text: &str) -> Result<u64, String> {
 pub fn flag(query: &Query, key: &str) -> Option<bool> {
     query.get(key).map(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0"))
 }
-

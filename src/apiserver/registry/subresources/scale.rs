@@ -16,13 +16,13 @@ use crate::Body;
 use crate::wire::respond;
 
 /// Where the workloads keep their replicas.
-const REPLICAS: ownership::ReplicasPaths<'static> = &[("apps/v1", &["spec", "replicas"]), ("v1", &["spec", "replicas"])];
+const REPLICAS: ownership::ReplicasPaths<'static> =
+    &[("apps/v1", &["spec", "replicas"]), ("v1", &["spec", "replicas"])];
 
 pub async fn handle(cx: &Cx, body: Bytes) -> Result<Response<Body>, Status> {
     if cx.info.verb == "get" {
         let parent = get::read(cx, &cx.info.name).await?;
-        let scale = of_parent(cx, &cx.served_value(&parent))?;
-        return Ok(cx.show_plain(200, respond::encode(&scale)));
+        return show(cx, &cx.served_value(&parent));
     }
     let patching = cx.info.verb == "patch";
     let kind = codec::body_kind("autoscaling", "v1", "Scale")?;
@@ -68,7 +68,13 @@ pub async fn handle(cx: &Cx, body: Bytes) -> Result<Response<Body>, Status> {
         make: &make,
     };
     let changed = update::apply(cx, &change).await?;
-    let scale = of_parent(cx, &changed.object)?;
+    show(cx, &changed.object)
+}
+
+/// Who owns the replicas is shown by the parent alone.
+fn show(cx: &Cx, parent: &Value) -> Result<Response<Body>, Status> {
+    let mut scale = of_parent(cx, parent)?;
+    meta::of(&mut scale).remove("managedFields");
     Ok(cx.show_plain(200, respond::encode(&scale)))
 }
 
@@ -118,7 +124,8 @@ fn into_parent(cx: &Cx, parent: &Value, scale: &Value) -> Result<Value, Status> 
     let none = Vec::new();
     let of_parent = parent["metadata"]["managedFields"].as_array().unwrap_or(&none);
     let of_scale = scale["metadata"]["managedFields"].as_array().unwrap_or(&none);
-    let owners = ownership::to_parent(of_parent, of_scale, &cx.kind.api_version(), REPLICAS).map_err(Status::unknown)?;
+    let owners =
+        ownership::to_parent(of_parent, of_scale, &cx.kind.api_version(), REPLICAS).map_err(Status::unknown)?;
     if owners.is_empty() {
         metadata.remove("managedFields");
     } else {
