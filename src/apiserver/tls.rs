@@ -8,12 +8,17 @@
 //!   connection is closed.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use component_base::{CancellationToken, TaskGroup};
+use http::header::EXPECT;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -35,6 +40,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(90);
 /// After an error of `accept` itself (no file descriptors), before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Of a request body that nobody reads, this much is read and thrown away.
+const DRAINED: usize = 256 * 1024;
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// What the server presents, and whom it lets in with a certificate. PEM in, ready for [`serve`].
@@ -149,13 +156,16 @@ where
             }
         };
         let (acceptor, builder, handle) = (acceptor.clone(), builder.clone(), handle.clone());
+        let readers = tasks.clone();
         let watcher = graceful.watcher();
         tasks.spawn(async move {
             let _place = place;
             let Some((stream, identity)) = handshake(&acceptor, stream, addr).await else { return };
             let peer = Peer { addr, identity };
-            let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-                let request = request.map(|body| body.map_err(|e| Box::new(e) as BoxError).boxed_unsync());
+            let service = service_fn(move |request: Request<Incoming>| {
+                let drains = !request.headers().contains_key(EXPECT);
+                let request =
+                    request.map(|body| Drained { body: Some(body), drains, tasks: readers.clone() }.boxed_unsync());
                 let answer = handle(request, peer.clone());
                 async move { Ok::<_, std::convert::Infallible>(answer.await) }
             });
@@ -171,6 +181,47 @@ where
     }
     tasks.stop().await;
     Ok(())
+}
+
+/// A request body that is read to its end even when the answer did not need it, so that the connection can carry the
+/// next request. Go's server does the same.
+struct Drained {
+    body: Option<Incoming>,
+    drains: bool,
+    tasks: TaskGroup,
+}
+
+impl hyper::body::Body for Drained {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.body.as_mut() {
+            Some(body) => Pin::new(body).poll_frame(cx).map_err(|e| Box::new(e) as BoxError),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(Incoming::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        let Some(mut body) = self.body.take().filter(|body| self.drains && !body.is_end_stream()) else { return };
+        self.tasks.spawn(async move {
+            let mut left = DRAINED;
+            while let Ok(Some(Ok(frame))) = tokio::time::timeout(HANDSHAKE, body.frame()).await {
+                let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+                left = rest;
+            }
+        });
+    }
 }
 
 async fn handshake(
@@ -223,6 +274,34 @@ mod tests {
             Some(String::from_utf8(bytes.to_vec()).expect("utf-8"))
         };
         tokio::select! { answer = answer => answer, _ = connection => None }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_reads_does_not_end_the_connection() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let ca = pki::Authority::generate("ca", now()).expect("ca");
+        let subject = pki::Subject::server("localhost", vec!["localhost".into()], vec![]);
+        let serving = ca.issue(&subject, now()).expect("serving");
+        let tls = server_config(&serving.cert_pem, &serving.key_pem, ca.cert_pem()).expect("config");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let addr = listener.local_addr().expect("addr");
+        let group = TaskGroup::new();
+        let handle = |_: Request<Body>, _| async { Response::new(body::full("no")) };
+        group.spawn(serve(listener, tls, CancellationToken::new(), handle));
+        let stream = TcpStream::connect(addr).await.expect("connects");
+        let name = ServerName::try_from("localhost").expect("name");
+        let config = client_config(ca.cert_pem(), None).expect("config");
+        let mut stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.expect("handshake");
+        let mut buffer = [0; 4096];
+        for _ in 0..3 {
+            let head = b"POST /nope HTTP/1.1\r\nhost: localhost\r\ncontent-length: 70000\r\n\r\n";
+            stream.write_all(head).await.expect("writes");
+            // The answer comes before the body has been sent.
+            let count = stream.read(&mut buffer).await.expect("reads");
+            assert!(buffer[..count].starts_with(b"HTTP/1.1 200 OK"));
+            stream.write_all(&[b'x'; 70000]).await.expect("writes");
+        }
+        group.stop().await;
     }
 
     #[tokio::test]

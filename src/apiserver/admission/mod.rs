@@ -4,11 +4,14 @@
 //! - AD-1: plugins run in upstream's order, all `mutate` before any `validate`.
 //! - AD-2: a plugin reads other objects only through the [`ObjectReader`].
 
+mod default_ingress_class;
 mod escalation;
 mod lifecycle;
+mod limit_ranger;
 mod node_restriction;
 mod node_taint;
 mod priority;
+mod runtime_class;
 mod service_account;
 mod tolerations;
 
@@ -97,11 +100,14 @@ impl Admission {
         Self {
             plugins: vec![
                 Box::new(lifecycle::NamespaceLifecycle),
+                Box::new(limit_ranger::LimitRanger),
                 Box::new(node_restriction::NodeRestriction),
                 Box::new(service_account::ServiceAccount),
                 Box::new(node_taint::TaintNodesByCondition),
                 Box::new(priority::Priority),
                 Box::new(tolerations::DefaultTolerationSeconds),
+                Box::new(runtime_class::RuntimeClass),
+                Box::new(default_ingress_class::DefaultIngressClass),
                 Box::new(escalation::Escalation::new(authorizer)),
             ],
         }

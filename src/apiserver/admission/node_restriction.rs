@@ -96,9 +96,13 @@ fn pod(request: &AdmissionRequest<'_>, node: &str, object: &Value) -> Result<(),
             }
             owned_by_node(request, node, object)
         }
-        Operation::Delete => match request.old_object {
-            Some(old) if runs_on(old, node) => Ok(()),
-            _ => Err(request.forbidden(format!("node {quoted} can only delete pods with spec.nodeName set to itself"))),
+        Operation::Delete => match request.reader.peek("pods", request.namespace, request.name) {
+            // The registry says that it does not exist.
+            None => Ok(()),
+            Some(pod) if pod.meta.field("spec.nodeName") == Some(node) => Ok(()),
+            Some(_) => {
+                Err(request.forbidden(format!("node {quoted} can only delete pods with spec.nodeName set to itself")))
+            }
         },
         Operation::Update => Err(request.forbidden(format!("unexpected operation {}", go_quote("UPDATE")))),
         Operation::Connect => Err(request.forbidden(format!("unexpected operation {}", go_quote("CONNECT")))),

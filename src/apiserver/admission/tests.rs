@@ -183,6 +183,8 @@ async fn nodes_write_only_what_is_theirs() {
     case.operation = Operation::Delete;
     let mut theirs = pod();
     theirs["spec"]["nodeName"] = "n2".into();
+    theirs["metadata"]["namespace"] = "a".into();
+    case.reader.put("pods", theirs.clone());
     assert_eq!(
         case.run(&mut Value::Null, Some(&theirs)).await,
         Err(r#"pods "x" is forbidden: node "n1" can only delete pods with spec.nodeName set to itself"#.to_owned())

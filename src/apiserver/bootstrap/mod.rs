@@ -36,7 +36,7 @@ const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-nod
 /// Brings the system objects in place.
 pub async fn run(server: &ApiServer) {
     let front = FrontDoor::new(server);
-    let clock = &server.server.clock;
+    let clock = server.server.clock.clone();
     let start = clock.instant();
     for attempt in 1..=TRIES {
         let mut errors = Vec::new();
@@ -107,12 +107,10 @@ impl<'a> FrontDoor<'a> {
     /// The errors met.
     async fn all(&self, wanted: Vec<Wanted>) -> Vec<String> {
         let kinds = &self.server.server.kinds;
-        stream::iter(wanted.into_iter().filter(|w| kinds.storage_kind(w.storage_key).is_some()))
-            .map(|wanted| async move { self.ensure(&wanted).await.err() })
-            .buffer_unordered(AT_ONCE)
-            .filter_map(std::future::ready)
-            .collect()
-            .await
+        let wanted = wanted.into_iter().filter(|w| kinds.storage_kind(w.storage_key).is_some());
+        // Collected first: a lazy iterator of borrowing futures would not be `Send` for every lifetime.
+        let writes: Vec<_> = wanted.map(|wanted| async move { self.ensure(&wanted).await.err() }).collect();
+        stream::iter(writes).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
     }
 
     async fn ensure(&self, wanted: &Wanted) -> Result<(), String> {

@@ -183,4 +183,6 @@ fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
+mod end_to_end;
+#[cfg(test)]
 mod tests;

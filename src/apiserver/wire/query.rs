@@ -13,7 +13,7 @@ pub fn int(query: &Query, key: &str) -> Result<Option<i64>, Status> {
     match query.get(key) {
         // Go's conversion leaves an empty number alone.
         None | Some("") => Ok(None),
-        Some(text) => parse_int(text).map(Some).map_err(|error| Status::bad_request(error)),
+        Some(text) => parse_int(text).map(Some).map_err(Status::bad_request),
     }
 }
 

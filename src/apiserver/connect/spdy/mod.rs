@@ -5,3 +5,8 @@ mod frame;
 mod session;
 
 pub use session::{Session, SessionEvent, StreamId};
+
+#[cfg(test)]
+pub mod testing {
+    pub use super::frame::{Decoder, Encoder, Frame};
+}

@@ -53,7 +53,9 @@ pub async fn review(cx: &Cx, body: &[u8]) -> Result<Response<Body>, Status> {
     codec::manage(cx, None, &mut object, &options)?;
     let errors = cx.kind.strategy.validate(&cx.strategy_cx(), &object);
     if !errors.is_empty() {
-        return Err(Status::invalid(&cx.group_kind(), "", &errors));
+        // Upstream names no kind here.
+        let nameless = apimachinery::gvk::GroupKind::new(cx.kind.group.as_ref(), "");
+        return Err(Status::invalid(&nameless, "", &errors));
     }
     crate::reviews::answer(&cx.server, &cx.user, &cx.info, &mut object).await?;
     Ok(cx.show_plain(201, respond::encode(&object)))
