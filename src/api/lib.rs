@@ -43,6 +43,8 @@ const KINDS: &[fn() -> Kind] = &[
     core::limitrange::kind,
     core::namespace::kind,
     core::node::kind,
+    core::persistentvolumeclaim::kind,
+    core::persistentvolume::kind,
     core::pod::kind,
     core::podtemplate::kind,
     core::replicationcontroller::kind,

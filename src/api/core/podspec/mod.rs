@@ -46,6 +46,7 @@ pub use scheduling::{
     validate_node_selector_growth, validate_tolerations,
 };
 pub use volumes::validate_csi_driver_name;
+pub(crate) use volumes::validate_volume_source;
 pub use warnings::warnings;
 
 pub(crate) const NEGATIVE: &str = "must be greater than or equal to 0";

@@ -148,6 +148,11 @@ fn in_range(errors: &mut ErrorList, value: i64, low: i64, high: i64, detail: &st
     }
 }
 
+/// One source, as a PersistentVolume holds it.
+pub(crate) fn validate_volume_source(errors: &mut ErrorList, kind: &str, source: &Value, path: &Path) {
+    validate_one(errors, kind, source, Scope::Template, path);
+}
+
 fn validate_one(errors: &mut ErrorList, kind: &str, source: &Value, scope: Scope, path: &Path) {
     match kind {
         "emptyDir" => {
