@@ -9,6 +9,8 @@ fn main() {
     pause();
     let commit = output("git", &["rev-parse", "--short=8", "HEAD"]).unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=KEDGE_GIT_COMMIT={commit}");
+    let date = output("git", &["log", "-1", "--format=%cd", "--date=format:%Y-%m-%dT%H:%M:%SZ"]);
+    println!("cargo:rustc-env=KEDGE_BUILD_DATE={}", date.unwrap_or_else(|| "1970-01-01T00:00:00Z".into()));
     println!("cargo:rerun-if-changed=../../.git/HEAD");
 }
 

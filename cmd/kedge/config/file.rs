@@ -13,14 +13,19 @@ pub const DEFAULT: &str = "/etc/kedge/config.yaml";
 ///
 /// # Errors
 /// When a file named by hand is missing, a file is not a YAML map, or a key is no flag of the subcommand.
-pub fn merge(command: &Command, argv: Vec<OsString>, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<Vec<OsString>> {
+pub fn merge(
+    command: &Command,
+    argv: Vec<OsString>,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Vec<OsString>> {
     let words: Vec<String> = argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let Some(name) = words.get(1) else { return Ok(argv) };
     let Some(sub) = command.find_subcommand(name) else { return Ok(argv) };
     if !sub.get_arguments().any(|arg| arg.get_long() == Some("config")) {
         return Ok(argv);
     }
-    let by_hand = given(&words, "config").or_else(|| environment("KEDGE_CONFIG").map(|path| path.to_string_lossy().into_owned()));
+    let by_hand =
+        given(&words, "config").or_else(|| environment("KEDGE_CONFIG").map(|path| path.to_string_lossy().into_owned()));
     let explicit = by_hand.is_some();
     let main = PathBuf::from(by_hand.unwrap_or_else(|| DEFAULT.into()));
     let mut options: Vec<(String, Vec<String>, PathBuf)> = Vec::new();
@@ -47,7 +52,11 @@ pub fn merge(command: &Command, argv: Vec<OsString>, environment: &dyn Fn(&str) 
             match values.as_slice() {
                 [value] if value == "true" => merged.push(format!("--{key}").into()),
                 [value] if value == "false" => {}
-                other => bail!("{}: key {key:?}: bad value {:?}: allowed are true and false", path.display(), other.join(",")),
+                other => bail!(
+                    "{}: key {key:?}: bad value {:?}: allowed are true and false",
+                    path.display(),
+                    other.join(",")
+                ),
             }
             continue;
         }
@@ -111,7 +120,10 @@ fn scalar(value: &Value, key: &str, path: &Path) -> Result<String> {
     match value {
         Value::String(text) => Ok(text.clone()),
         Value::Bool(_) | Value::Number(_) => Ok(value.to_string()),
-        other => bail!("{}: key {key:?}: bad value {other}: allowed are text, numbers, booleans and lists of them", path.display()),
+        other => bail!(
+            "{}: key {key:?}: bad value {other}: allowed are text, numbers, booleans and lists of them",
+            path.display()
+        ),
     }
 }
 
@@ -149,8 +161,16 @@ mod tests {
     fn keys_become_flags_unless_given_otherwise() {
         let yaml = "https-listen-port: 7443\nnode-label: [a=b, c=d]\ndisable-agent: true\nnode-name: x\n";
         let words = merged(yaml, &["--node-name", "y"], &[("KEDGE_HTTPS_LISTEN_PORT", "1")]).expect("merges");
-        let want =
-            ["kedge", "server", "--node-label=a=b", "--node-label=c=d", "--disable-agent", "--config=FILE", "--node-name", "y"];
+        let want = [
+            "kedge",
+            "server",
+            "--node-label=a=b",
+            "--node-label=c=d",
+            "--disable-agent",
+            "--config=FILE",
+            "--node-name",
+            "y",
+        ];
         let mut sorted = words[2..5].to_vec();
         sorted.sort();
         assert_eq!(sorted, ["--disable-agent", "--node-label=a=b", "--node-label=c=d"]);

@@ -7,4 +7,4 @@
 pub mod file;
 pub mod options;
 
-pub use options::{AgentOptions, LogFormat, LogOptions, ServerOptions};
+pub use options::{LogFormat, LogOptions, ServerOptions};

@@ -82,7 +82,13 @@ pub struct ServerOptions {
     #[arg(long, env = "KEDGE_TOKEN_AUTH_FILE", help_heading = "API server")]
     pub token_auth_file: Option<PathBuf>,
     /// Where the administrator's kubeconfig is written
-    #[arg(long, short = 'o', env = "KEDGE_WRITE_KUBECONFIG", default_value = "/etc/kedge/kedge.yaml", help_heading = "API server")]
+    #[arg(
+        long,
+        short = 'o',
+        env = "KEDGE_WRITE_KUBECONFIG",
+        default_value = "/etc/kedge/kedge.yaml",
+        help_heading = "API server"
+    )]
     pub write_kubeconfig: PathBuf,
     /// Its mode, in octal
     #[arg(long, env = "KEDGE_WRITE_KUBECONFIG_MODE", default_value = "0600", value_parser = octal_mode, help_heading = "API server")]
@@ -176,7 +182,8 @@ fn domain(text: &str) -> Result<String, String> {
 }
 
 fn kubelet_arg(text: &str) -> Result<KubeletArg, String> {
-    const WANT: &str = "allowed are max-pods=N, container-log-max-size=BYTES (10Mi), container-log-max-files=N (2 or more)";
+    const WANT: &str =
+        "allowed are max-pods=N, container-log-max-size=BYTES (10Mi), container-log-max-files=N (2 or more)";
     let (key, value) = text.split_once('=').ok_or(WANT)?;
     let number = || value.parse::<u32>().ok().filter(|n| *n > 0);
     match key {
@@ -206,7 +213,9 @@ impl ServerOptions {
             return Err(format!("--service-cidr {service}: want an IPv4 network from /8 to /28"));
         }
         if cluster.contains(&service) || service.contains(&cluster) {
-            return Err(format!("--service-cidr {service} overlaps --cluster-cidr {cluster}: want two separate networks"));
+            return Err(format!(
+                "--service-cidr {service} overlaps --cluster-cidr {cluster}: want two separate networks"
+            ));
         }
         if let Some(dns) = self.cluster_dns.filter(|dns| !service.contains(dns)) {
             return Err(format!("--cluster-dns {dns}: want an address inside --service-cidr {service}"));

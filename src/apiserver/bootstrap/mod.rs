@@ -14,16 +14,16 @@ mod rbac;
 use std::time::Duration;
 
 use ::http::{Method, Request};
-use futures::{StreamExt as _, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use tower::ServiceExt as _;
 use tracing::{info, warn};
 
 use crate::attributes::User;
 use crate::authz::MASTERS;
 use crate::wire::body;
-use crate::{ApiServer, InProcessService};
+use crate::{ApiServer, Peer, PeerIdentity};
 
 pub use rbac::default_cluster_role_rules;
 
@@ -96,20 +96,21 @@ impl Wanted {
 /// The server as its own client.
 struct FrontDoor<'a> {
     server: &'a ApiServer,
-    service: InProcessService,
+    user: User,
 }
 
 impl<'a> FrontDoor<'a> {
     fn new(server: &'a ApiServer) -> Self {
-        Self { server, service: server.in_process(User::new("system:apiserver", &[MASTERS])) }
+        Self { server, user: User::new("system:apiserver", &[MASTERS]) }
     }
 
     /// The errors met.
     async fn all(&self, wanted: Vec<Wanted>) -> Vec<String> {
         let kinds = &self.server.server.kinds;
         let wanted = wanted.into_iter().filter(|w| kinds.storage_kind(w.storage_key).is_some());
-        // Collected first: a lazy iterator of borrowing futures would not be `Send` for every lifetime.
-        let writes: Vec<_> = wanted.map(|wanted| async move { self.ensure(&wanted).await.err() }).collect();
+        // Boxed: the compiler cannot see that the borrowing futures are `Send` for every lifetime.
+        let writes: Vec<BoxFuture<'_, Option<String>>> =
+            wanted.map(|wanted| async move { self.ensure(&wanted).await.err() }.boxed()).collect();
         stream::iter(writes).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
     }
 
@@ -137,7 +138,9 @@ impl<'a> FrontDoor<'a> {
             .header("user-agent", "kube-apiserver")
             .body(body::full(object.to_string()))
             .map_err(|e| e.to_string())?;
-        let Ok(response) = self.service.clone().oneshot(request).await;
+        let addr = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let peer = Peer { addr, identity: PeerIdentity::InProcess(self.user.clone()) };
+        let response = self.server.handle(request, peer).await;
         let code = response.status();
         if code.is_success() || (method == Method::POST && code.as_u16() == 409) {
             return Ok(());

@@ -1,0 +1,23 @@
+//! Log lines on standard error.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{LogFormat, LogOptions};
+
+/// Installs the subscriber. `RUST_LOG` refines what is logged.
+pub fn init(options: &LogOptions) {
+    let level = if options.debug { "debug" } else { "info" };
+    // Libraries speak only when something is wrong.
+    let default = format!(
+        "{level},hyper=warn,h2=warn,tower=warn,rustls=warn,kube_client=warn,hickory=warn,netlink=warn,rtnetlink=warn"
+    );
+    let filter = std::env::var("RUST_LOG").ok().and_then(|text| EnvFilter::try_new(text).ok());
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    let lines = lines.with_target(false);
+    match options.log_format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
