@@ -66,6 +66,8 @@ const KINDS: &[fn() -> Kind] = &[
     authorization::selfsubjectaccessreview::kind,
     authorization::selfsubjectrulesreview::kind,
     authorization::subjectaccessreview::kind,
+    // autoscaling/v2
+    autoscaling::horizontalpodautoscaler::kind,
     // batch/v1
     batch::cronjob::kind,
     batch::job::kind,
