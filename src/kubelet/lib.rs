@@ -12,14 +12,18 @@ pub mod containers;
 pub mod cri;
 pub mod error;
 pub mod images;
+pub mod kubelet;
+pub mod node;
 pub mod objects;
 pub mod podworkers;
 pub mod probes;
 pub mod quantity;
 pub mod runtime;
+// pub mod server;
 pub mod status;
 pub mod volumes;
 
 pub use config::{ContainerdMode, KubeletConfig, PauseImage};
 pub use containerd::Containerd;
 pub use error::{Error, Result};
+pub use kubelet::{Access, Kubelet};
