@@ -93,7 +93,12 @@ const KINDS: &[fn() -> Kind] = &[
     // scheduling.k8s.io/v1
     scheduling::priorityclass::kind,
     // storage.k8s.io/v1
+    storage::csidriver::kind,
+    storage::csinode::kind,
+    storage::csistoragecapacity::kind,
     storage::storageclass::kind,
+    storage::volumeattachment::kind,
+    storage::volumeattributesclass::kind,
 ];
 
 /// Kinds that are only ever the body of a subresource: no routes of their own.

@@ -5,6 +5,7 @@
 //! - SE-2: the type never changes; once `immutable`, neither data nor the flag does.
 //! - SE-3: no error message shows a secret's content.
 
+use apimachinery::decode::{Encoding, parse};
 use apimachinery::validation::{ErrorList, Path, names};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -126,10 +127,10 @@ fn docker_config(errors: &mut ErrorList, object: &Value, key: &str) {
 
 /// Go's complaint about bytes that are no JSON object; never quotes more than one character of them.
 fn json_object(bytes: &[u8]) -> Result<(), String> {
-    let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
-    match serde_json::from_slice::<Value>(bytes) {
-        Ok(Value::Object(_) | Value::Null) => Ok(()),
-        Ok(other) => {
+    let document = parse(bytes, Encoding::Json)?;
+    match document.node.into_value() {
+        Value::Object(_) | Value::Null => Ok(()),
+        other => {
             let what = match other {
                 Value::Array(_) => "array",
                 Value::String(_) => "string",
@@ -138,13 +139,6 @@ fn json_object(bytes: &[u8]) -> Result<(), String> {
             };
             Err(format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}"))
         }
-        Err(error) if error.is_eof() => Err("unexpected end of JSON input".to_owned()),
-        Err(_) => match first {
-            Some(b) if !b"{[\"-0123456789tfn".contains(b) => {
-                Err(format!("invalid character '{}' looking for beginning of value", char::from(*b)))
-            }
-            _ => Err("invalid character in JSON input".to_owned()),
-        },
     }
 }
 
@@ -177,6 +171,13 @@ mod tests {
                 json!({".dockerconfigjson": STANDARD.encode("")}),
                 vec![
                     "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": unexpected end of JSON input",
+                ],
+            ),
+            (
+                "kubernetes.io/dockercfg",
+                json!({".dockercfg": STANDARD.encode("not json")}),
+                vec![
+                    "data[.dockercfg]: Invalid value: \"<secret contents redacted>\": invalid character 'o' in literal null (expecting 'u')",
                 ],
             ),
             (

@@ -85,7 +85,8 @@ impl Strategy for StorageClass {
     }
 }
 
-fn check_parameters(errors: &mut ErrorList, object: &Value) {
+/// Named parameters, few and small.
+pub(super) fn check_parameters(errors: &mut ErrorList, object: &Value) {
     let path = Path::new("parameters");
     if map(object, "parameters").is_some_and(|p| p.len() > MAX_PARAMETERS) {
         errors.too_long(path, "", MAX_PARAMETERS);
