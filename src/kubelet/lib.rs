@@ -19,7 +19,7 @@ pub mod podworkers;
 pub mod probes;
 pub mod quantity;
 pub mod runtime;
-// pub mod server;
+pub mod server;
 pub mod status;
 pub mod volumes;
 

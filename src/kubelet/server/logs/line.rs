@@ -39,7 +39,11 @@ pub struct Filter {
 enum State {
     Head,
     /// `shown`: not filtered out.
-    Text { shown: bool, partial: bool, empty: bool },
+    Text {
+        shown: bool,
+        partial: bool,
+        empty: bool,
+    },
     /// The rest of a line that is not in the format.
     Skip,
 }

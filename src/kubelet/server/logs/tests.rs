@@ -1,0 +1,1 @@
+//! Logs, end to end.
