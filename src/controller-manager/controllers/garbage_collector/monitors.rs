@@ -1,0 +1,97 @@
+//! Which resources there are, and a metadata informer for each that can be deleted.
+//!
+//! Invariants:
+//! - GC-3: each resource is watched once, in the version that its group prefers.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use client::Informer;
+use kube::Client;
+use kube::api::{DynamicObject, PartialObjectMeta};
+use kube::core::ApiResource;
+use kube::discovery::{ApiCapabilities, Discovery, Scope, verbs};
+use parking_lot::Mutex;
+
+pub type MetadataInformer = Informer<PartialObjectMeta<DynamicObject>>;
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Resource {
+    pub api: ApiResource,
+    pub namespaced: bool,
+}
+
+/// What discovery says.
+#[derive(Default)]
+pub struct Resources {
+    /// By `apiVersion` and kind, every version.
+    kinds: HashMap<(String, String), std::sync::Arc<Resource>>,
+    /// Deletable and watchable, one version each.
+    pub watched: Vec<std::sync::Arc<Resource>>,
+}
+
+impl Resources {
+    pub fn of_kind(&self, api_version: &str, kind: &str) -> Option<std::sync::Arc<Resource>> {
+        self.kinds.get(&(api_version.to_owned(), kind.to_owned())).cloned()
+    }
+}
+
+fn resource((api, capabilities): &(ApiResource, ApiCapabilities)) -> std::sync::Arc<Resource> {
+    std::sync::Arc::new(Resource { api: api.clone(), namespaced: capabilities.scope == Scope::Namespaced })
+}
+
+/// Events own nothing and are too many.
+fn is_ignored(api: &ApiResource) -> bool {
+    api.plural == "events" && matches!(api.group.as_str(), "" | "events.k8s.io")
+}
+
+pub async fn discover(client: &Client) -> kube::Result<Resources> {
+    let discovery = match Discovery::new(client.clone()).run_aggregated().await {
+        Ok(discovery) => discovery,
+        Err(_) => Discovery::new(client.clone()).run().await?,
+    };
+    let mut resources = Resources::default();
+    for group in discovery.groups() {
+        for version in group.versions() {
+            for found in group.versioned_resources(version) {
+                let key = (found.0.api_version.clone(), found.0.kind.clone());
+                resources.kinds.entry(key).or_insert_with(|| resource(&found));
+            }
+        }
+        let wanted = [verbs::DELETE, verbs::LIST, verbs::WATCH];
+        for found in group.recommended_resources() {
+            if wanted.iter().all(|verb| found.1.supports_operation(verb)) && !is_ignored(&found.0) {
+                resources.watched.push(resource(&found));
+            }
+        }
+    }
+    Ok(resources)
+}
+
+/// The informers that were started.
+#[derive(Default)]
+pub struct Monitors {
+    started: Mutex<HashSet<(String, String)>>,
+    informers: Mutex<Vec<MetadataInformer>>,
+}
+
+/// An informer that has not filled by then does not hold up the others.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Monitors {
+    /// True the first time for a resource.
+    pub fn start(&self, resource: &Resource) -> bool {
+        self.started.lock().insert((resource.api.group.clone(), resource.api.plural.clone()))
+    }
+
+    pub fn add(&self, informer: MetadataInformer) {
+        self.informers.lock().push(informer);
+    }
+
+    pub async fn synced(&self) {
+        let informers = self.informers.lock().clone();
+        for informer in informers {
+            informer.synced().await;
+        }
+    }
+}
