@@ -66,8 +66,9 @@ const KINDS: &[fn() -> Kind] = &[
     authorization::selfsubjectaccessreview::kind,
     authorization::selfsubjectrulesreview::kind,
     authorization::subjectaccessreview::kind,
-    // autoscaling/v2
+    // autoscaling: v2 is stored, so it comes first
     autoscaling::horizontalpodautoscaler::kind,
+    autoscaling::horizontalpodautoscaler_v1::kind,
     // batch/v1
     batch::cronjob::kind,
     batch::job::kind,

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::access::{
-    copy_field, ensure_map, flag, has, int, items, items_mut, obj, opt_flag, remove, same, set, set_blank, set_missing,
-    text, texts,
+    copy_field, ensure_map, has, int, items, items_mut, obj, opt_flag, remove, same, set, set_blank, set_missing, text,
+    texts,
 };
 use crate::checks::{annotation, format_labels, ip_warning, spec, status};
 use crate::kind::{AllocationError, Allocator, Claims, Column, Kind, RequestContext, Scope, Strategy};
@@ -308,11 +308,6 @@ fn external_ip(object: &Value) -> String {
         "ExternalName" => text(spec, "externalName").to_owned(),
         _ => "<unknown>".to_owned(),
     }
-}
-
-/// A headless service with a selector, whose endpoints DNS lists one by one.
-pub fn publishes_not_ready(object: &Value) -> bool {
-    flag(spec(object), "publishNotReadyAddresses")
 }
 
 #[cfg(test)]
