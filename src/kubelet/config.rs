@@ -24,7 +24,8 @@ pub struct KubeletConfig {
     /// `/var/log/containers`: links for log collectors.
     pub container_log_links: PathBuf,
     pub containerd: ContainerdMode,
-    /// The program that containerd calls as its CNI plug-in: it is linked into the CNI directory as `kedge-cni`.
+    /// The program that containerd calls as its CNI plug-in: it is linked into the CNI
+    /// directory as `kedge` and `loopback` (empty: somebody else does that).
     pub cni_bin: PathBuf,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,

@@ -31,7 +31,7 @@ use crate::objects::Objects;
 use crate::podworkers::{PodWorkers, Shared};
 use crate::probes::Probes;
 use crate::probes::prober::Prober;
-use crate::runtime::{self, ContainerRecord, State};
+use crate::runtime::{self, ContainerRecord};
 use crate::status::manager::StatusManager;
 use crate::volumes::{self, Volumes};
 
@@ -107,29 +107,6 @@ impl Access {
             })?
         };
         Ok(record)
-    }
-
-    /// The id of a running container.
-    ///
-    /// # Errors
-    /// Upstream's text when it does not run.
-    pub async fn running_container(&self, namespace: &str, name: &str, container: &str) -> Result<String> {
-        let record = self.container(namespace, name, container, false).await;
-        match record {
-            Ok(record) if record.state == State::Running => Ok(record.id),
-            _ => Err(Error::pod(format!("container not found ({container:?})"))),
-        }
-    }
-
-    /// The id of the pod's sandbox.
-    ///
-    /// # Errors
-    /// When it has none.
-    pub async fn sandbox(&self, namespace: &str, name: &str) -> Result<String> {
-        let pod = self.pod(namespace, name).ok_or_else(|| Error::pod(format!("pod {name:?} not found")))?;
-        let found = runtime::read(&self.shared.cri, text(&pod.metadata.uid)).await?;
-        let sandbox = found.ready_sandbox().map(|s| s.id.clone());
-        sandbox.ok_or_else(|| Error::pod(format!("failed to find sandbox for pod {name:?}")))
     }
 }
 

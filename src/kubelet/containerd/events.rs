@@ -9,6 +9,8 @@ use component_base::SharedClock;
 use containerd_client::events::{TaskExit, TaskOom, TaskStart};
 use containerd_client::services::v1::SubscribeRequest;
 use containerd_client::services::v1::events_client::EventsClient;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -82,21 +84,29 @@ async fn subscribe(cri: &Cri) -> Result<tonic::Streaming<containerd_client::type
 
 async fn follow_containerd(cri: &Cri, clock: &SharedClock, out: &mpsc::UnboundedSender<RuntimeEvent>) -> Result<()> {
     let mut stream = subscribe(cri).await?;
-    while let Some(envelope) = stream.message().await? {
-        let Some(event) = envelope.event.as_ref().and_then(|any| parse(&envelope.topic, &any.value)) else { continue };
-        let sent = if event.exited {
-            // CRI hears of the exit when we do, and needs a moment to book it; in the meantime others may pass.
-            let (cri, clock, out) = (cri.clone(), clock.clone(), out.clone());
-            settle(&cri, &clock, &event.id).await;
-            out.send(event)
-        } else {
-            out.send(event)
+    // CRI hears of an exit when we do and needs a moment to book it; meanwhile other events pass.
+    let mut settling = FuturesUnordered::new();
+    loop {
+        let event = tokio::select! {
+            message = stream.message() => {
+                let Some(envelope) = message? else { return Ok(()) };
+                let parsed = envelope.event.as_ref().and_then(|any| parse(&envelope.topic, &any.value));
+                let Some(event) = parsed else { continue };
+                if event.exited {
+                    settling.push(async move {
+                        settle(cri, clock, &event.id).await;
+                        event
+                    });
+                    continue;
+                }
+                event
+            }
+            Some(event) = settling.next() => event,
         };
-        if sent.is_err() {
+        if out.send(event).is_err() {
             return Ok(());
         }
     }
-    Ok(())
 }
 
 /// Waits (bounded) until CRI agrees that `id` no longer runs.

@@ -139,11 +139,9 @@ impl Containerd {
             std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
         }
         if !c.cni_bin.as_os_str().is_empty() {
-            let link = c.cni_bin_dir().join("kedge-cni");
-            if std::fs::read_link(&link).ok().as_deref() != Some(c.cni_bin.as_path()) {
-                // Absent is as good as removed.
-                let _ = std::fs::remove_file(&link);
-                std::os::unix::fs::symlink(&c.cni_bin, &link).map_err(Error::io("linking", &link))?;
+            // containerd up to 1.7 also calls a plug-in "loopback" for every sandbox.
+            for name in ["kedge", "loopback"] {
+                link(&c.cni_bin, &c.cni_bin_dir().join(name))?;
             }
         }
         Ok(())
@@ -254,6 +252,16 @@ impl Service for Containerd {
             Some(status) => Err(format!("containerd ended: {status}").into()),
         }
     }
+}
+
+/// Makes `place` a link to `program`.
+fn link(program: &Path, place: &Path) -> Result<()> {
+    if std::fs::read_link(place).ok().as_deref() == Some(program) {
+        return Ok(());
+    }
+    // Absent is as good as removed.
+    let _ = std::fs::remove_file(place);
+    std::os::unix::fs::symlink(program, place).map_err(Error::io("linking", place))
 }
 
 async fn version_of(binary: &Path) -> Result<Version> {

@@ -105,7 +105,8 @@ pub fn make(pod: &Pod, container: &Container, cx: &Context) -> Result<Vec<(Strin
 }
 
 fn valid_name(prefix: &str, key: &str) -> bool {
-    !(prefix.is_empty() && key.is_empty()) && !key.contains('=')
+    let named = !prefix.is_empty() || !key.is_empty();
+    named && !key.contains('=')
 }
 
 fn not_found(kind: &str, name: &str) -> Error {

@@ -203,6 +203,7 @@ impl Worker {
                 warn!(dir = %logs.display(), %error, "logs not removed");
             }
         }
+        crate::volumes::remove_pod_dir(&shared.config.pod_dir(uid))?;
         shared.disown(uid);
         shared.images.forget(uid);
         shared.status.forget(uid);

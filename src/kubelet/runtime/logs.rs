@@ -132,7 +132,7 @@ mod tests {
         for file in [&path, &old] {
             std::fs::write(file, "x").expect("writes");
         }
-        assert_eq!(rotated_files(&path), [old.clone()]);
+        assert_eq!(rotated_files(&path), std::slice::from_ref(&old));
         compress(&old).expect("compresses");
         assert_eq!(rotated_files(&path), [dir.path().join("0.log.20260101-000000.gz")]);
     }

@@ -79,12 +79,9 @@ pub fn generate(o: &Observed<'_>) -> PodStatus {
         phase = "Failed";
         (reason, message) = (Some(verdict.reason.clone()), Some(verdict.message.clone()));
     }
-    match old.phase.as_deref() {
-        Some(done @ ("Succeeded" | "Failed")) => {
-            phase = if done == "Failed" { "Failed" } else { "Succeeded" };
-            (reason, message) = (reason.or(old.reason), message.or(old.message));
-        }
-        _ => {}
+    if let Some(done @ ("Succeeded" | "Failed")) = old.phase.as_deref() {
+        phase = if done == "Failed" { "Failed" } else { "Succeeded" };
+        (reason, message) = (reason.or(old.reason), message.or(old.message));
     }
 
     let host_ips: Vec<HostIP> = o.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect();

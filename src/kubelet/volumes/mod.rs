@@ -246,13 +246,16 @@ impl Volumes {
         Err(Error::pod("no volume plugin matched: only hostPath and local volumes can be mounted on this node"))
     }
 
-    /// Unmounts and removes everything of a pod that is gone.
+    /// Unmounts and removes the volumes of a pod whose containers are gone. What its containers left (termination
+    /// messages) stays until [`remove_pod_dir`].
     ///
     /// # Errors
     /// When something cannot be removed.
     pub fn tear_down(&self, uid: &str, dir: &Path) -> Result<()> {
         self.tokens.forget(uid);
-        remove_pod_dir(dir)
+        // Parts of volumes are mounts of the volumes: they go first.
+        remove_pod_dir(&dir.join("volume-subpaths"))?;
+        remove_pod_dir(&dir.join("volumes"))
     }
 }
 

@@ -38,10 +38,13 @@ pub fn bind(root: &Path, sub: &str, place: &Path) -> io::Result<PathBuf> {
     Ok(place.to_owned())
 }
 
-/// Makes the missing directories of `sub`, after checking where the existing part really is.
+/// Makes the missing directories of `sub` with the volume's own mode (a group that may write the volume may write
+/// them), after checking where the existing part really is.
 fn make(root: &Path, sub: &Path) -> io::Result<()> {
     let mut existing = root.join(sub);
+    let mut missing = Vec::new();
     while !existing.exists() {
+        missing.extend(existing.file_name().map(std::ffi::OsStr::to_owned));
         if !existing.pop() {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -49,7 +52,13 @@ fn make(root: &Path, sub: &Path) -> io::Result<()> {
     if !existing.canonicalize()?.starts_with(root) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "leads out of the volume"));
     }
-    std::fs::create_dir_all(root.join(sub))
+    let mode = std::fs::metadata(root)?.permissions();
+    for name in missing.iter().rev() {
+        existing.push(name);
+        std::fs::create_dir(&existing)?;
+        std::fs::set_permissions(&existing, mode.clone())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -32,7 +32,6 @@ struct State {
     /// By path (`/api/v1/namespaces/ns/pods/p`).
     objects: BTreeMap<String, Value>,
     version: u64,
-    pub requests: Vec<String>,
 }
 
 impl Api {
@@ -56,10 +55,6 @@ impl Api {
 
     pub fn get(&self, path: &str) -> Option<Value> {
         self.0.state.lock().objects.get(path).cloned()
-    }
-
-    pub fn requests(&self, containing: &str) -> usize {
-        self.0.state.lock().requests.iter().filter(|r| r.contains(containing)).count()
     }
 
     /// Messages of the events with this reason.
@@ -123,7 +118,6 @@ impl Api {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         let query = parts.uri.query().unwrap_or_default().to_owned();
-        self.0.state.lock().requests.push(format!("{} {path}?{query}", parts.method));
         let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let is_item = {
