@@ -220,7 +220,7 @@ impl Service for ApiService {
         let listener = tokio::net::TcpListener::from_std(self.listener.try_clone()?)?;
         let serving = self.api.serve(listener, self.tls.clone(), cx.shutdown.clone());
         let starting = async {
-            self.api.bootstrap().await;
+            self.api.ready().await;
             cx.ready.set();
             notify::ready();
             std::future::pending::<()>().await;

@@ -5,8 +5,13 @@ use std::sync::Arc;
 use crate::manager::{Context, Controller};
 
 mod deployment;
+mod endpoints;
+mod endpointslice;
+mod garbage_collector;
+mod namespace;
 mod namespace_content;
 mod node_ipam;
+mod podselect;
 mod replicaset;
 mod rollout;
 
@@ -15,8 +20,13 @@ pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
     vec![
         namespace_content::service_accounts(cx),
         namespace_content::root_ca(cx),
+        namespace_content::service_ca(cx),
         replicaset::new(cx),
         deployment::new(cx),
         node_ipam::new(cx),
+        endpointslice::new(cx),
+        endpoints::new(cx),
+        garbage_collector::new(cx),
+        namespace::new(cx),
     ]
 }

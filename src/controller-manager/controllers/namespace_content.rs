@@ -1,4 +1,5 @@
-//! What every namespace must have: the ServiceAccount `default` and the ConfigMap `kube-root-ca.crt`.
+//! What every namespace must have: the ServiceAccount `default` and the ConfigMaps that the token volume of every pod
+//! refers to.
 //!
 //! Watches namespaces and the two kinds. Writes the two objects.
 //!
@@ -20,8 +21,29 @@ use crate::error::{Error, exists_is_fine};
 use crate::manager::{Context, Controller};
 
 const DEFAULT: &str = "default";
-const ROOT_CA: &str = "kube-root-ca.crt";
-const ROOT_CA_KEY: &str = "ca.crt";
+/// Name, key and description of a ConfigMap with the certificate authority.
+struct Published {
+    controller: &'static str,
+    name: &'static str,
+    key: &'static str,
+    annotation: (&'static str, &'static str),
+}
+
+static ROOT_CA: Published = Published {
+    controller: "root-ca-certificate-publisher",
+    name: "kube-root-ca.crt",
+    key: "ca.crt",
+    annotation: ("kubernetes.io/description", ROOT_CA_DESCRIPTION),
+};
+
+/// The recorded API server's ServiceAccount admission mounts this one too, so pods cannot start without it.
+static SERVICE_CA: Published = Published {
+    controller: "service-ca-certificate-publisher",
+    name: "openshift-service-ca.crt",
+    key: "service-ca.crt",
+    annotation: ("service.beta.openshift.io/inject-cabundle", "true"),
+};
+
 const ROOT_CA_DESCRIPTION: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal \
      endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across \
      distributions of Kubernetes clusters.";
@@ -101,7 +123,8 @@ impl Controller for ServiceAccounts {
     }
 }
 
-struct RootCa {
+struct Publisher {
+    what: &'static Published,
     client: Client,
     queue: WorkQueue<ObjectKey>,
     namespaces: Informer<Namespace>,
@@ -110,7 +133,16 @@ struct RootCa {
 }
 
 pub fn root_ca(cx: &Context) -> Arc<dyn Controller> {
-    let this = RootCa {
+    publisher(cx, &ROOT_CA)
+}
+
+pub fn service_ca(cx: &Context) -> Arc<dyn Controller> {
+    publisher(cx, &SERVICE_CA)
+}
+
+fn publisher(cx: &Context, what: &'static Published) -> Arc<dyn Controller> {
+    let this = Publisher {
+        what,
         client: cx.client.clone(),
         queue: cx.queue(),
         namespaces: cx.informers.of(),
@@ -118,14 +150,14 @@ pub fn root_ca(cx: &Context) -> Arc<dyn Controller> {
         pem: cx.config.root_ca_pem.clone(),
     };
     watch_namespaces(&this.namespaces, &this.queue);
-    watch_object(&this.config_maps, &this.queue, ROOT_CA);
+    watch_object(&this.config_maps, &this.queue, what.name);
     Arc::new(this)
 }
 
 #[async_trait]
-impl Controller for RootCa {
+impl Controller for Publisher {
     fn name(&self) -> &'static str {
-        "root-ca-certificate-publisher"
+        self.what.controller
     }
 
     fn queue(&self) -> &WorkQueue<ObjectKey> {
@@ -142,20 +174,20 @@ impl Controller for RootCa {
         if !active(&self.namespaces, namespace) {
             return Ok(None);
         }
-        let annotation = ("kubernetes.io/description".to_owned(), ROOT_CA_DESCRIPTION.to_owned());
-        let data = Some(BTreeMap::from([(ROOT_CA_KEY.to_owned(), self.pem.clone())]));
+        let Published { name, key: entry, annotation, .. } = self.what;
+        let data = Some(BTreeMap::from([((*entry).to_owned(), self.pem.clone())]));
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
-        let doing = |verb: &str| format!("{verb} config map {namespace}/{ROOT_CA}");
-        match self.config_maps.get(&ObjectKey::new(namespace, ROOT_CA)) {
+        let doing = |verb: &str| format!("{verb} config map {namespace}/{name}");
+        match self.config_maps.get(&ObjectKey::new(namespace, *name)) {
             Some(known) if known.data == data => {}
             Some(known) => {
                 let changed = ConfigMap { data, ..ConfigMap::clone(&known) };
-                api.replace(ROOT_CA, &PostParams::default(), &changed).await.map_err(Error::api(doing("update")))?;
+                api.replace(name, &PostParams::default(), &changed).await.map_err(Error::api(doing("update")))?;
             }
             None => {
                 let metadata = ObjectMeta {
-                    name: Some(ROOT_CA.into()),
-                    annotations: Some(BTreeMap::from([annotation])),
+                    name: Some((*name).to_owned()),
+                    annotations: Some(BTreeMap::from([(annotation.0.to_owned(), annotation.1.to_owned())])),
                     ..ObjectMeta::default()
                 };
                 let config_map = ConfigMap { metadata, data, ..ConfigMap::default() };

@@ -78,7 +78,7 @@ async fn follow_cri(
 
 async fn subscribe(cri: &Cri) -> Result<tonic::Streaming<containerd_client::types::Envelope>> {
     let filters =
-        ["start", "exit", "oom"].map(|topic| format!("namespace=={NAMESPACE},topic==/tasks/{topic}")).to_vec();
+        ["start", "exit", "oom"].map(|topic| format!("namespace=={NAMESPACE},topic==\"/tasks/{topic}\"")).to_vec();
     Ok(EventsClient::new(cri.channel()).subscribe(SubscribeRequest { filters }).await?.into_inner())
 }
 
