@@ -11,7 +11,7 @@ use sys::netlink::Netlink;
 use sys::netns::in_namespace;
 
 use super::ipam::{AddressBook, Lease};
-use super::{CniEnvironment, CniError, CniOutcome, NetworkConfig, VERSIONS, version_info};
+use super::{CniEnvironment, CniError, CniOutcome, LOOPBACK, NetworkConfig, VERSIONS, version_info};
 use crate::nat;
 
 type Result<T> = std::result::Result<T, CniError>;
@@ -36,8 +36,16 @@ pub fn run(environment: &CniEnvironment, stdin: &[u8]) -> CniOutcome {
 }
 
 async fn serve(environment: &CniEnvironment, stdin: &[u8]) -> Result<Option<Value>> {
-    let config: NetworkConfig =
-        serde_json::from_slice(stdin).map_err(|error| CniError::new(6, format!("network configuration: {error}")))?;
+    let kind = serde_json::from_slice::<Value>(stdin).ok().and_then(|config| Some(config["type"].as_str()?.to_owned()));
+    if kind.as_deref() == Some(super::LOOPBACK) {
+        return loopback(environment);
+    }
+    let malformed = |error: serde_json::Error| CniError::new(6, format!("network configuration: {error}"));
+    let document: Value = serde_json::from_slice(stdin).map_err(malformed)?;
+    if document["type"] == LOOPBACK {
+        return loopback(environment);
+    }
+    let config: NetworkConfig = serde_json::from_value(document).map_err(malformed)?;
     if !config.cni_version.is_empty() && !VERSIONS.contains(&config.cni_version.as_str()) {
         return Err(CniError::new(
             1,
@@ -54,6 +62,48 @@ async fn serve(environment: &CniEnvironment, stdin: &[u8]) -> Result<Option<Valu
             Err(CniError::new(4, format!("CNI_COMMAND {other:?} is not one of ADD, DEL, CHECK, STATUS, GC, VERSION")))
         }
     }
+}
+
+/// containerd up to 1.7 calls a plug-in "loopback" before the network's own, which must bring the pod's `lo` up.
+fn loopback(environment: &CniEnvironment) -> Result<Option<Value>> {
+    if environment.command != "ADD" {
+        // The device goes with its namespace.
+        return Ok(None);
+    }
+    let namespace = environment.namespace.as_deref().ok_or_else(|| CniError::new(4, "CNI_NETNS is not set"))?;
+    let up = || async {
+        let pod = Netlink::open().map_err(CniError::failed)?;
+        let lo = pod.link("lo").await.map_err(CniError::failed)?;
+        let lo = lo.ok_or_else(|| CniError::failed("device lo is missing in the pod"))?;
+        pod.up(&lo).await.map_err(CniError::failed)
+    };
+    in_namespace(namespace, up)
+        .map_err(|error| CniError::failed(format!("network namespace {}: {error}", namespace.display())))??;
+    Ok(Some(json!({
+        "interfaces": [{ "name": "lo", "mac": "00:00:00:00:00:00", "sandbox": namespace }],
+        "ips": [{ "version": "4", "interface": 0, "address": "127.0.0.1/8" }],
+        "dns": {},
+    })))
+}
+
+/// The plugin `loopback`: ADD brings `lo` up, everything else has nothing to do.
+fn loopback(environment: &CniEnvironment) -> Result<Option<Value>> {
+    let ("ADD", Some(namespace)) = (environment.command.as_str(), environment.namespace.as_deref()) else {
+        return Ok(None);
+    };
+    in_namespace(namespace, || async {
+        let pod = Netlink::open().map_err(CniError::failed)?;
+        let lo = pod.link("lo").await.map_err(CniError::failed)?;
+        let lo = lo.ok_or_else(|| CniError::failed("device lo is missing in the pod"))?;
+        pod.up(&lo).await.map_err(CniError::failed)
+    })
+    .map_err(|error| CniError::failed(format!("network namespace {}: {error}", namespace.display())))??;
+    Ok(Some(json!({
+        "interfaces": [{ "name": "lo", "mac": "00:00:00:00:00:00", "sandbox": namespace }],
+        "ips": [{ "interface": 0, "address": "127.0.0.1/8" }],
+        "routes": [],
+        "dns": {},
+    })))
 }
 
 fn required<'a>(name: &str, value: &'a str) -> Result<&'a str> {

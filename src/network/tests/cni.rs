@@ -83,6 +83,10 @@ fn pods_reach_each_other_the_node_and_their_host_ports() {
         })
         .unwrap()
     };
+    let loopback = json!({ "cniVersion": "0.3.1", "name": "cni-loopback", "type": "loopback" });
+    let looped = call("ADD", "aaaaaaaabbbb", 1, &loopback);
+    assert!(looped.success && looped.stdout.contains("127.0.0.1/8"), "{}", looped.stdout);
+    assert!(namespaces.exec(1, "ip link show lo").1.contains("UP"));
     let added = call("ADD", "aaaaaaaabbbb", 1, &plugin);
     assert!(added.success, "{}", added.stdout);
     let result: Value = serde_json::from_str(&added.stdout).unwrap();
