@@ -21,8 +21,6 @@ pub use plugin::run;
 
 /// What `type` names in the network configuration, and so the name of the program in the plugin folder.
 pub const PLUGIN: &str = "kedge";
-/// The plug-in that containerd up to 1.7 wants besides.
-pub const LOOPBACK: &str = "loopback";
 /// containerd also wants the plugin that brings a pod's loopback device up; we are that too.
 pub const LOOPBACK: &str = "loopback";
 const VERSIONS: &[&str] = &["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];

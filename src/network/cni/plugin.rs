@@ -36,10 +36,6 @@ pub fn run(environment: &CniEnvironment, stdin: &[u8]) -> CniOutcome {
 }
 
 async fn serve(environment: &CniEnvironment, stdin: &[u8]) -> Result<Option<Value>> {
-    let kind = serde_json::from_slice::<Value>(stdin).ok().and_then(|config| Some(config["type"].as_str()?.to_owned()));
-    if kind.as_deref() == Some(super::LOOPBACK) {
-        return loopback(environment);
-    }
     let malformed = |error: serde_json::Error| CniError::new(6, format!("network configuration: {error}"));
     let document: Value = serde_json::from_slice(stdin).map_err(malformed)?;
     if document["type"] == LOOPBACK {
@@ -62,28 +58,6 @@ async fn serve(environment: &CniEnvironment, stdin: &[u8]) -> Result<Option<Valu
             Err(CniError::new(4, format!("CNI_COMMAND {other:?} is not one of ADD, DEL, CHECK, STATUS, GC, VERSION")))
         }
     }
-}
-
-/// containerd up to 1.7 calls a plug-in "loopback" before the network's own, which must bring the pod's `lo` up.
-fn loopback(environment: &CniEnvironment) -> Result<Option<Value>> {
-    if environment.command != "ADD" {
-        // The device goes with its namespace.
-        return Ok(None);
-    }
-    let namespace = environment.namespace.as_deref().ok_or_else(|| CniError::new(4, "CNI_NETNS is not set"))?;
-    let up = || async {
-        let pod = Netlink::open().map_err(CniError::failed)?;
-        let lo = pod.link("lo").await.map_err(CniError::failed)?;
-        let lo = lo.ok_or_else(|| CniError::failed("device lo is missing in the pod"))?;
-        pod.up(&lo).await.map_err(CniError::failed)
-    };
-    in_namespace(namespace, up)
-        .map_err(|error| CniError::failed(format!("network namespace {}: {error}", namespace.display())))??;
-    Ok(Some(json!({
-        "interfaces": [{ "name": "lo", "mac": "00:00:00:00:00:00", "sandbox": namespace }],
-        "ips": [{ "version": "4", "interface": 0, "address": "127.0.0.1/8" }],
-        "dns": {},
-    })))
 }
 
 /// The plugin `loopback`: ADD brings `lo` up, everything else has nothing to do.
