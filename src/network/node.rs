@@ -181,7 +181,8 @@ fn write_cni(config: &NodeNetworkConfig, subnet: Ipv4Net, gateway: Ipv4Addr, mtu
     fields.insert("type".into(), cni::PLUGIN.into());
     fields.insert("capabilities".into(), json!({ "portMappings": true }));
     let list = json!({ "cniVersion": "1.0.0", "name": "kedge", "plugins": [plugin] });
-    link_program(config)?;
+    link_program(config, cni::PLUGIN)?;
+    link_program(config, cni::LOOPBACK)?;
     let path = config.cni_conf_dir.join("10-kedge.conflist");
     let text = format!("{list:#}\n");
     if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
@@ -198,14 +199,14 @@ fn write_cni(config: &NodeNetworkConfig, subnet: Ipv4Net, gateway: Ipv4Addr, mtu
 }
 
 /// The plugin folder names this program by the plugin's name.
-fn link_program(config: &NodeNetworkConfig) -> Result<(), NodeNetworkError> {
-    let link = config.cni_bin_dir.join(cni::PLUGIN);
+fn link_program(config: &NodeNetworkConfig, plugin: &str) -> Result<(), NodeNetworkError> {
+    let link = config.cni_bin_dir.join(plugin);
     if std::fs::read_link(&link).is_ok_and(|target| target == config.program) {
         return Ok(());
     }
     let failed = |source| NodeNetworkError::File { path: link.clone(), source };
     std::fs::create_dir_all(&config.cni_bin_dir).map_err(failed)?;
-    let temporary = config.cni_bin_dir.join(format!(".{}", cni::PLUGIN));
+    let temporary = config.cni_bin_dir.join(format!(".{plugin}"));
     let _ = std::fs::remove_file(&temporary);
     std::os::unix::fs::symlink(&config.program, &temporary).map_err(failed)?;
     std::fs::rename(&temporary, &link).map_err(failed)

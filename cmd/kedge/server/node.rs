@@ -104,12 +104,17 @@ pub fn network_config(options: &ServerOptions, node_name: &str) -> Result<NodeNe
         anyhow::bail!("--cluster-cidr {}: want an IPv4 network", options.cluster_cidr);
     };
     let agent = options.agent.data_dir.join("agent");
+    // Somebody else's containerd looks where every containerd looks.
+    let (cni_conf_dir, cni_bin_dir) = match options.agent.container_runtime_endpoint {
+        Some(_) => ("/etc/cni/net.d".into(), "/opt/cni/bin".into()),
+        None => (agent.join("cni/net.d"), agent.join("cni/bin")),
+    };
     Ok(NodeNetworkConfig {
         node_name: node_name.to_owned(),
         cluster_cidr,
         bridge: BRIDGE.into(),
-        cni_conf_dir: agent.join("cni/net.d"),
-        cni_bin_dir: agent.join("cni/bin"),
+        cni_conf_dir,
+        cni_bin_dir,
         program: std::env::current_exe()?,
         addresses_dir: agent.join("cni/addresses"),
     })

@@ -149,6 +149,9 @@ async fn publish(client: &Client, config: &ClusterDnsConfig) {
     });
     let service: KubeService = serde_json::from_value(service).expect("the literal above is a Service");
     let api = Api::<KubeService>::namespaced(client.clone(), "kube-system");
+    if matches!(api.get_opt("kube-dns").await, Ok(Some(_))) {
+        return;
+    }
     match api.create(&PostParams::default(), &service).await {
         Ok(_) => info!(service = "kube-system/kube-dns", address = %config.address, "created service"),
         Err(kube::Error::Api(status)) if status.code == 409 => {}
