@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::{Method, Request, Response};
 use apimachinery::status::Status;
@@ -18,7 +19,9 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::debug;
 
 use super::spdy::{Session, SessionEvent, StreamId};
@@ -32,6 +35,8 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 /// v5: the next byte names a channel that will get no more data.
 const CLOSE: u8 = 255;
+/// How long a client may take to answer our closing frame.
+const FAREWELL: Duration = Duration::from_secs(2);
 const REMOTE_COMMAND: &str = "v4.channel.k8s.io";
 const PROTOCOLS: &[&str] = &[
     "v5.channel.k8s.io",
@@ -202,7 +207,9 @@ async fn translate(
         while let Some(message) = outgoing.recv().await {
             sink.send(message).await.map_err(io::Error::other)?;
         }
-        sink.close().await.map_err(io::Error::other)
+        // Clients take anything but a normal closure for a broken session.
+        let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        sink.send(Message::Close(Some(normal))).await.map_err(io::Error::other)
     };
     let input = async {
         while let Some(message) = stream.next().await {
@@ -225,10 +232,15 @@ async fn translate(
     };
     let output = output(&session, &channels, dialect, outbox);
     let transfer = async { tokio::try_join!(writer, output).map(|_| ()) };
+    tokio::pin!(input);
     let ended = tokio::select! {
-        ended = transfer => ended,
+        ended = transfer => {
+            // The client's own closing frame: leaving before it would reset the connection under our last words.
+            let _ = tokio::time::timeout(FAREWELL, &mut input).await;
+            ended
+        }
         // The client is gone: so is the session.
-        ended = input => ended,
+        ended = &mut input => ended,
     };
     session.close().await;
     ended

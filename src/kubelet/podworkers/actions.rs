@@ -115,13 +115,15 @@ fn by_policy(policy: &str, exit_code: i32) -> bool {
 /// Whether the sandbox must be (re)made, and its number.
 fn sandbox_changed(pod: &Pod, runtime: &PodRuntime) -> (bool, u32) {
     let Some(newest) = runtime.sandbox() else { return (true, 0) };
+    // A sandbox that failed half way keeps its number, and may look older than it is.
+    let next = runtime.sandboxes.iter().map(|s| s.attempt).max().unwrap_or(0) + 1;
     let ready = runtime.sandboxes.iter().filter(|s| s.ready).count();
     if ready > 1 || !newest.ready {
-        return (true, newest.attempt + 1);
+        return (true, next);
     }
     let host = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
     if newest.host_network != host || (!host && newest.ips.is_empty()) {
-        return (true, newest.attempt + 1);
+        return (true, next);
     }
     (false, newest.attempt)
 }
