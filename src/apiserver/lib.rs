@@ -189,7 +189,12 @@ impl ApiServer {
             requests,
         });
         server.health.set_caches_loaded();
-        Ok(Self { server })
+        let this = Self { server };
+        if this.server.config.manage_system_objects {
+            let system = this.clone();
+            this.server.tasks.spawn(async move { bootstrap::run(&system).await });
+        }
+        Ok(this)
     }
 
     /// Serves one request. Never fails: what goes wrong is a Status.
@@ -202,9 +207,11 @@ impl ApiServer {
         InProcessService::new(self.clone(), user)
     }
 
-    /// Brings the objects that every cluster has in place; `/readyz` is good when they are.
-    pub async fn bootstrap(&self) {
-        bootstrap::run(self).await;
+    /// Returns once the objects that every cluster has are in place, as `/readyz` says too.
+    pub async fn ready(&self) {
+        if self.server.config.manage_system_objects {
+            self.server.health.bootstrapped().await;
+        }
     }
 
     /// Serves HTTPS on `listener` until `shutdown`; `tls` is made by [`tls::server_config`].

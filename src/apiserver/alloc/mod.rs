@@ -11,6 +11,7 @@
 
 mod pool;
 mod service;
+mod transaction;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -26,6 +27,7 @@ use serde_json::Value;
 use crate::cache::ObjectReader;
 use pool::{Pool, Refused};
 use service::{addresses, needs_cluster_ip, node_ports, wants_health_port, wants_node_ports};
+pub use transaction::Transaction;
 
 /// The storage key of Services.
 pub const SERVICES: &str = "services/specs";

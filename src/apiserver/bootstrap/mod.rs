@@ -29,16 +29,17 @@ pub use rbac::default_cluster_role_rules;
 
 /// Writes under way at once: they share the store's commits.
 const AT_ONCE: usize = 48;
-const TRIES: u32 = 5;
+/// Between tries: this much more each time, up to the longest.
 const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
-/// Brings the system objects in place.
+/// Brings the system objects in place, however often it takes.
 pub async fn run(server: &ApiServer) {
     let front = FrontDoor::new(server);
     let clock = server.server.clock.clone();
     let start = clock.instant();
-    for attempt in 1..=TRIES {
+    for attempt in 1_u32.. {
         let mut errors = Vec::new();
         // Namespaces first: the rest lives in them.
         errors.extend(front.all(NAMESPACES.iter().map(|name| namespace(name)).collect()).await);
@@ -53,7 +54,7 @@ pub async fn run(server: &ApiServer) {
             return;
         }
         warn!(attempt, count = errors.len(), first = errors[0], "system objects could not all be written");
-        clock.sleep(PAUSE * attempt).await;
+        clock.sleep(PAUSE.saturating_mul(attempt).min(LONGEST_PAUSE)).await;
     }
 }
 

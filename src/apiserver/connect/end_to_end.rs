@@ -50,7 +50,7 @@ impl World {
         tasks.spawn(tls::serve(kubelet, kubelet_tls, CancellationToken::new(), answer));
 
         let config = Config {
-            advertise_address: [127, 0, 0, 1].into(),
+            advertise_address: [192, 0, 2, 1].into(),
             port: 6443,
             service_cidr: "10.43.0.0/16".parse().expect("cidr"),
             node_port_range: 30000..=32767,
@@ -77,7 +77,7 @@ impl World {
         let database = store::SqliteConfig::new(dir.path().join("kedge.db"), clock.clone());
         let store = store::SqliteStore::open(database).await.expect("store");
         let server = ApiServer::new(config, store, clock, Metrics::new()).await.expect("server");
-        server.bootstrap().await;
+        server.ready().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let addr = listener.local_addr().expect("addr");
         let serving = tls::server_config(&pki.server.cert_pem, &pki.server.key_pem, pki.client_ca.cert_pem());

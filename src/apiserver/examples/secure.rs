@@ -54,7 +54,5 @@ async fn main() -> Result<(), BoxError> {
     let server = ApiServer::new(config, store, clock, Metrics::new()).await?;
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let tls = tls::server_config(&pki.server.cert_pem, &pki.server.key_pem, pki.client_ca.cert_pem())?;
-    let serving = server.serve(listener, tls, CancellationToken::new());
-    let (served, ()) = tokio::join!(serving, server.bootstrap());
-    Ok(served?)
+    Ok(server.serve(listener, tls, CancellationToken::new()).await?)
 }

@@ -10,12 +10,13 @@ use crate::attributes::Query;
 use crate::wire::{body, respond};
 use crate::{Body, Server};
 use ::http::Response;
+use tokio::sync::watch;
 
 /// What the checks look at. Everything starts out false.
 #[derive(Debug, Default)]
 pub struct Health {
     caches_loaded: AtomicBool,
-    bootstrapped: AtomicBool,
+    bootstrapped: watch::Sender<bool>,
     stopping: AtomicBool,
 }
 
@@ -27,7 +28,13 @@ impl Health {
 
     /// The system namespaces, roles and so on are there.
     pub fn set_bootstrapped(&self) {
-        self.bootstrapped.store(true, Ordering::Release);
+        self.bootstrapped.send_replace(true);
+    }
+
+    /// Returns when [`Self::set_bootstrapped`] was called.
+    pub async fn bootstrapped(&self) {
+        // The sender is ours, so that this cannot fail.
+        let _ = self.bootstrapped.subscribe().wait_for(|done| *done).await;
     }
 
     pub fn set_stopping(&self) {
@@ -139,7 +146,7 @@ async fn passes(server: &Server, check: Check) -> bool {
         Check::Ping => true,
         Check::Store => server.store.size().await.is_ok(),
         Check::Caches => health.caches_loaded.load(Ordering::Acquire),
-        Check::Bootstrap => !server.config.manage_system_objects || health.bootstrapped.load(Ordering::Acquire),
+        Check::Bootstrap => !server.config.manage_system_objects || *health.bootstrapped.borrow(),
         Check::NotStopping => !health.stopping.load(Ordering::Acquire),
     }
 }
