@@ -252,7 +252,9 @@ impl EndpointsController {
         match result {
             Ok(_) => Ok(()),
             // The namespace is going.
-            Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains("being terminated") => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains("being terminated") => {
+                Ok(())
+            }
             Err(error) => {
                 let error = Error::api(format!("{verb} endpoints {key}"))(error);
                 if error.code() != 409 {
@@ -353,7 +355,8 @@ mod tests {
     fn ports_with_the_same_addresses_share_a_subset() {
         let service = service(json!({ "clusterIP": "10.0.0.1", "ports": [
             { "name": "b", "port": 80, "targetPort": 8080 }, { "name": "a", "port": 81, "targetPort": "http" }] }));
-        let pods = [pod("p2", "10.42.0.10", true, 9), pod("p1", "10.42.0.9", false, 9), pod("p3", "10.42.0.2", true, 7)];
+        let pods =
+            [pod("p2", "10.42.0.10", true, 9), pod("p1", "10.42.0.9", false, 9), pod("p3", "10.42.0.2", true, 7)];
         let found = serde_json::to_value(subsets(&service, &pods)).expect("json");
         let port = |name: &str, port: i32| json!({ "name": name, "port": port, "protocol": "TCP" });
         assert_eq!(
@@ -380,7 +383,10 @@ mod tests {
             json!({ "name": "web", "namespace": "ns", "annotations": { TRIGGER_TIME: "2026-01-01T00:00:00Z" },
                 "labels": { "app": "x", MANAGED_BY: MANAGER, HEADLESS_LABEL: "" } })
         );
-        assert_eq!(serde_json::to_value(&new.subsets).expect("json"), json!([{ "addresses": [address("p1", "10.42.0.9")] }]));
+        assert_eq!(
+            serde_json::to_value(&new.subsets).expect("json"),
+            json!([{ "addresses": [address("p1", "10.42.0.9")] }])
+        );
         assert_eq!(plan(&Observed { service: &service, pods: &pods, existing: Some(new), trigger_time: None }), []);
         let actions = plan(&Observed { service: &service, pods: &[], existing: Some(new), trigger_time: None });
         let [Action::Update(empty)] = actions.as_slice() else { panic!("{actions:?}") };

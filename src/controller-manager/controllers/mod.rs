@@ -5,15 +5,19 @@ use std::sync::Arc;
 use crate::manager::{Context, Controller};
 
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbage_collector;
 mod namespace;
 mod namespace_content;
 mod node_ipam;
+mod node_lifecycle;
+mod pod_gc;
 mod podselect;
 mod replicaset;
 mod rollout;
+mod taint_eviction;
 
 /// Every controller, with its handlers registered.
 pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
@@ -28,5 +32,8 @@ pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
         endpoints::new(cx),
         garbage_collector::new(cx),
         namespace::new(cx),
+        node_lifecycle::new(cx),
+        taint_eviction::new(cx),
+        pod_gc::new(cx),
     ]
 }

@@ -235,7 +235,8 @@ impl Namespaces {
         if present.items.is_empty() {
             return Ok(());
         }
-        let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+        let params =
+            DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
         let collected = if content.by_collection { Some(api.delete_collection(&params, &list).await) } else { None };
         match collected {
             Some(Ok(_)) => {}
@@ -266,7 +267,8 @@ impl Namespaces {
                 Action::SetStatus(status) => {
                     namespace.status = Some(status);
                     let result = api.replace_status(&name, &PostParams::default(), &namespace).await;
-                    let written = gone_is_fine(result).map_err(Error::api(format!("update status of namespace {name}")))?;
+                    let written =
+                        gone_is_fine(result).map_err(Error::api(format!("update status of namespace {name}")))?;
                     let Some(written) = written else { return Ok(()) };
                     namespace = written;
                 }
@@ -308,7 +310,8 @@ impl Controller for Namespaces {
             return Ok(None);
         };
         let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.as_deref()).unwrap_or_default();
-        if namespace.metadata.deletion_timestamp.is_none() || !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+        if namespace.metadata.deletion_timestamp.is_none() || !finalizers.iter().any(|finalizer| finalizer == FINALIZER)
+        {
             return Ok(None);
         }
         // From here on the end of a pod wakes us.

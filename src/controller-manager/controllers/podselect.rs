@@ -184,7 +184,8 @@ fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
     let spec = pod.spec.as_ref()?;
     let sidecars =
         spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let found = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten()).find(fits);
+    let found =
+        spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten()).find(fits);
     found.map(|found| found.container_port)
 }
 
@@ -259,7 +260,8 @@ mod tests {
             std::sync::Arc::new(serde_json::from_value(pod).expect("a pod"))
         };
         let service: Service =
-            serde_json::from_value(json!({ "metadata": { "creationTimestamp": "2026-01-01T00:00:05Z" } })).expect("a service");
+            serde_json::from_value(json!({ "metadata": { "creationTimestamp": "2026-01-01T00:00:05Z" } }))
+                .expect("a service");
         let key = ObjectKey::new("n", "s");
         let mut times = TriggerTimes::default();
         let first = times.next(&key, &service, &[pod("2026-01-01T00:00:07Z")]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use client::Informers;
 use component_base::supervisor::BoxError;
-use component_base::{RealClock, Ready, Service as _, ServiceContext, TaskGroup};
+use component_base::{Ready, RealClock, Service as _, ServiceContext, TaskGroup};
 use controller_manager::{ControllerManager, ControllerManagerConfig};
 use kube::{Client, Config};
 

@@ -14,9 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use client::{Change, EventRecorder, EventType, Informer, ObjectKey, WorkQueue, object_reference};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
-use k8s_openapi::api::discovery::v1::{
-    Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone,
-};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone};
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use parking_lot::Mutex;
@@ -220,7 +218,8 @@ fn must_wait_for_node(pod: &Pod, service: &Service) -> bool {
 fn families(service: &Service) -> Vec<&'static str> {
     let spec = service.spec.as_ref();
     let of = |text: &str| if text == "IPv6" { "IPv6" } else { "IPv4" };
-    let listed: Vec<_> = spec.and_then(|spec| spec.ip_families.as_ref()).into_iter().flatten().map(|text| of(text)).collect();
+    let listed: Vec<_> =
+        spec.and_then(|spec| spec.ip_families.as_ref()).into_iter().flatten().map(|text| of(text)).collect();
     if !listed.is_empty() {
         return listed;
     }

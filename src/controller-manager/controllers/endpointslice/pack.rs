@@ -103,7 +103,8 @@ fn pack(
     unwanted: &mut Vec<EndpointSlice>,
 ) {
     let max = desired.max_endpoints;
-    let mut rest: BTreeMap<_, Endpoint> = endpoints.into_iter().map(|endpoint| (identity(&endpoint), endpoint)).collect();
+    let mut rest: BTreeMap<_, Endpoint> =
+        endpoints.into_iter().map(|endpoint| (identity(&endpoint), endpoint)).collect();
     let (mut changed, mut unchanged): (Vec<EndpointSlice>, Vec<EndpointSlice>) = (Vec::new(), Vec::new());
     let mut kept_placeholder = false;
     for slice in slices {

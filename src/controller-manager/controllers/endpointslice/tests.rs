@@ -9,7 +9,9 @@ fn service(spec: Value) -> Service {
 }
 
 fn plain_service() -> Service {
-    service(json!({ "clusterIP": "10.0.0.1", "selector": { "app": "x" }, "ports": [{ "port": 80, "targetPort": 8080 }] }))
+    service(
+        json!({ "clusterIP": "10.0.0.1", "selector": { "app": "x" }, "ports": [{ "port": 80, "targetPort": 8080 }] }),
+    )
 }
 
 fn pod(index: usize, ready: bool) -> Pod {
@@ -98,7 +100,10 @@ fn conditions_follow_the_pod() {
 fn what_is_right_is_not_written_again() {
     let pods: Vec<Pod> = (0..250).map(|index| pod(index, true)).collect();
     let slices = stored(run(&plain_service(), &pods, &[]), Vec::new());
-    assert_eq!(slices.iter().map(|slice| slice.endpoints.as_ref().map_or(0, Vec::len)).collect::<Vec<_>>(), [100, 100, 50]);
+    assert_eq!(
+        slices.iter().map(|slice| slice.endpoints.as_ref().map_or(0, Vec::len)).collect::<Vec<_>>(),
+        [100, 100, 50]
+    );
     assert_eq!(addresses(&slices).len(), 250);
     assert_eq!(run(&plain_service(), &pods, &slices), []);
 }

@@ -115,7 +115,8 @@ impl Graph {
                 None => {
                     look_at_item = true;
                     let elsewhere = self.items.get(&reference.uid).map(|owner| owner.namespace.clone());
-                    if !known && elsewhere.is_some_and(|namespace| !namespace.is_empty() && namespace != item.namespace) {
+                    if !known && elsewhere.is_some_and(|namespace| !namespace.is_empty() && namespace != item.namespace)
+                    {
                         effects.invalid.push(reference.clone());
                     }
                 }

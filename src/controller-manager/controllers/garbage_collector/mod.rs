@@ -153,9 +153,16 @@ impl GarbageCollector {
     }
 
     /// The object as the server has it now, when it is still this one.
-    async fn latest(&self, resource: &Resource, namespace: &str, name: &str, uid: &str) -> Result<Option<ObjectMeta>, Error> {
+    async fn latest(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<Option<ObjectMeta>, Error> {
         let doing = || format!("get {} {namespace}/{name}", resource.api.plural);
-        let found = gone_is_fine(self.api(resource, namespace).get_metadata(name).await).map_err(Error::api(doing()))?;
+        let found =
+            gone_is_fine(self.api(resource, namespace).get_metadata(name).await).map_err(Error::api(doing()))?;
         Ok(found.map(|object| object.metadata).filter(|meta| meta.uid.as_deref() == Some(uid)))
     }
 
@@ -251,7 +258,8 @@ impl GarbageCollector {
         self.all_seen().await;
         let dependents = self.graph.lock().dependents(&item.uid);
         for dependent in dependents {
-            let latest = self.latest(&dependent.resource, &dependent.namespace, &dependent.name, &dependent.uid).await?;
+            let latest =
+                self.latest(&dependent.resource, &dependent.namespace, &dependent.name, &dependent.uid).await?;
             let Some(latest) = latest else { continue };
             let mut owners = latest.owner_references.clone().unwrap_or_default();
             let count = owners.len();

@@ -48,10 +48,8 @@ pub fn plan(observed: &Observed<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
         let blocks = references.iter().any(|reference| reference.block_owner_deletion == Some(true));
         if observed.dependent_waits && blocks {
-            let unblocked = |reference: &OwnerReference| OwnerReference {
-                block_owner_deletion: Some(false),
-                ..reference.clone()
-            };
+            let unblocked =
+                |reference: &OwnerReference| OwnerReference { block_owner_deletion: Some(false), ..reference.clone() };
             actions.push(Action::SetOwners(references.iter().map(unblocked).collect()));
         }
         actions.push(Action::Delete(PropagationPolicy::Foreground));
@@ -77,7 +75,8 @@ mod tests {
             .map(|n| json!({ "apiVersion": "v1", "kind": "K", "name": n.to_string(), "uid": n.to_string(), "blockOwnerDeletion": true }))
             .collect();
         let latest: ObjectMeta =
-            serde_json::from_value(json!({ "ownerReferences": references, "finalizers": finalizer.as_slice() })).expect("metadata");
+            serde_json::from_value(json!({ "ownerReferences": references, "finalizers": finalizer.as_slice() }))
+                .expect("metadata");
         plan(&Observed { latest: &latest, owners, has_dependents, dependent_waits })
     }
 
