@@ -214,7 +214,11 @@ mod tests {
             (Method::DELETE, "/apis/apps/v1/namespaces/a/deployments", "deletecollection|apps|||deployments||"),
             (Method::PUT, "/api/v1/namespaces/a/finalize", "update||||namespaces|finalize|a"),
             (Method::GET, "/api/v1/watch/namespaces/a/pods/b", "watch||||pods||b"),
-            (Method::POST, "/apis/rbac.authorization.k8s.io/v1/clusterroles", "create|rbac.authorization.k8s.io|||clusterroles||"),
+            (
+                Method::POST,
+                "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+                "create|rbac.authorization.k8s.io|||clusterroles||",
+            ),
         ];
         for (method, uri, want) in table {
             let info = parse(method, uri);

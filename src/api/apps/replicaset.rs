@@ -84,10 +84,6 @@ impl Strategy for ReplicaSet {
         workload_warnings(cx, object, old)
     }
 
-    fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", int(obj(object, "status"), "replicas").to_string())]
-    }
-
     fn columns(&self) -> Vec<Column> {
         columns_of("apps/v1/replicasets")
     }

@@ -158,6 +158,10 @@ impl Strategy for Pod {
         ]
     }
 
+    fn returns_deleted_object(&self) -> bool {
+        true
+    }
+
     fn grace_period(&self, pod: &Value, requested: Option<i64>) -> Option<i64> {
         let spec = obj(pod, "spec");
         let wanted = requested.or(opt_int(spec, "terminationGracePeriodSeconds")).unwrap_or(0);

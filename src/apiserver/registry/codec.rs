@@ -91,6 +91,32 @@ fn encoding(cx: &Cx) -> Result<Encoding, Status> {
     }
 }
 
+/// Versions that are no longer served, but that upstream still can read.
+const RETIRED: &[(&str, &str)] = &[
+    ("extensions", "v1beta1"),
+    ("apps", "v1beta1"),
+    ("apps", "v1beta2"),
+    ("autoscaling", "v2beta1"),
+    ("autoscaling", "v2beta2"),
+    ("batch", "v1beta1"),
+    ("certificates.k8s.io", "v1beta1"),
+    ("coordination.k8s.io", "v1beta1"),
+    ("discovery.k8s.io", "v1beta1"),
+    ("events.k8s.io", "v1beta1"),
+    ("networking.k8s.io", "v1beta1"),
+    ("node.k8s.io", "v1alpha1"),
+    ("node.k8s.io", "v1beta1"),
+    ("policy", "v1beta1"),
+    ("rbac.authorization.k8s.io", "v1alpha1"),
+    ("rbac.authorization.k8s.io", "v1beta1"),
+    ("scheduling.k8s.io", "v1alpha1"),
+    ("scheduling.k8s.io", "v1beta1"),
+    ("storage.k8s.io", "v1alpha1"),
+    ("storage.k8s.io", "v1beta1"),
+    ("admissionregistration.k8s.io", "v1alpha1"),
+    ("admissionregistration.k8s.io", "v1beta1"),
+];
+
 /// The schema of any kind the server knows.
 fn known(cx: &Cx, gvk: &GroupVersionKind) -> Option<Schema> {
     // Evictions are taken in their old version too.
@@ -98,7 +124,14 @@ fn known(cx: &Cx, gvk: &GroupVersionKind) -> Option<Schema> {
     let matches = |kind: &Arc<Kind>| kind.group == gvk.group && kind.version == version && kind.kind == gvk.kind;
     let served = cx.server.kinds.all();
     let found = served.iter().chain(api::bodies()).find(|kind| matches(kind));
+    let retired = || {
+        let old = RETIRED.iter().any(|(group, version)| *group == gvk.group && *version == gvk.version);
+        served
+            .iter()
+            .find(|kind| old && kind.kind == gvk.kind && (kind.group == gvk.group || gvk.group == "extensions"))
+    };
     found
+        .or_else(retired)
         .map(|kind| kind.schema.clone())
         .or_else(|| apimachinery::schema::builtin_schema_for(&gvk.group, &gvk.version, &gvk.kind))
 }
@@ -176,6 +209,17 @@ pub fn decode_patched(
         Status::invalid(&GroupKind::new("", ""), "", &errors)
     };
     let reset = asks_reset(&object);
+    if let Some(other) = object["kind"].as_str().filter(|other| *other != kind.kind) {
+        let version = object["apiVersion"].as_str().unwrap_or("").rsplit('/').next().unwrap_or("");
+        let package = match kind.group.as_ref() {
+            "" => "core",
+            group => group.split('.').next().unwrap_or(""),
+        };
+        return Err(refuse(&format!(
+            "converting ({version}.{other}) to ({package}.{}): unknown conversion",
+            kind.kind
+        )));
+    }
     if strategic {
         if let Some(error) = unstructured::mismatch(&object, kind.schema.root()) {
             return Err(refuse(&error));
@@ -218,9 +262,7 @@ fn reset_fields<'a>(kind: &Kind, subresource: &str) -> ResetFields<'a> {
             "pods" => {
                 ResetFields::Exclude(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
             }
-            "deployments" | "daemonsets" | "replicationcontrollers" => {
-                ResetFields::Exclude(&[&["spec"], &["metadata", "labels"]])
-            }
+            "deployments" => ResetFields::Exclude(&[&["spec"], &["metadata", "labels"]]),
             _ => ResetFields::Exclude(&[&["spec"]]),
         },
         "finalize" => ResetFields::Exclude(&[&["status"]]),

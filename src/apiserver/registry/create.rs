@@ -1,6 +1,7 @@
 //! CREATE.
 
 use ::http::Response;
+use api::AllocationError;
 use apimachinery::status::Status;
 use bytes::Bytes;
 use serde_json::Value;
@@ -9,7 +10,7 @@ use super::admit::{self, Operation};
 use super::options::WriteOptions;
 use super::{Cx, Written, codec, conversion, meta};
 use crate::Body;
-use crate::alloc::{Reservation, SERVICES};
+use crate::alloc::Transaction;
 
 /// How often a generated name is tried again when it is taken.
 const NAME_TRIES: usize = 8;
@@ -54,7 +55,7 @@ async fn attempt(cx: &Cx, mut object: Value, options: &WriteOptions) -> Result<V
     admission.mutate(&mut object, None).await?;
     meta::dedup_owners(cx, &mut object, true);
     meta::fill_system_fields(&mut object, cx.now());
-    let reservation = reserve(cx, &mut object, None, options.dry_run)?;
+    let numbers = reserve(cx, &mut object, None, options.dry_run)?;
     prepare_and_validate(cx, &mut object)?;
     admission.validate(&object, None).await?;
     let name = meta::text(&object, "name").to_owned();
@@ -70,9 +71,7 @@ async fn attempt(cx: &Cx, mut object: Value, options: &WriteOptions) -> Result<V
     }
     match cx.put(&key, &stored, None).await? {
         Written::Done(written) => {
-            if let Some(reservation) = reservation {
-                reservation.commit();
-            }
+            numbers.commit();
             let revision = written.revision.to_string();
             meta::of(&mut object).insert("resourceVersion".into(), revision.into());
             Ok(object)
@@ -83,11 +82,18 @@ async fn attempt(cx: &Cx, mut object: Value, options: &WriteOptions) -> Result<V
 }
 
 /// What the object takes of the cluster's shared numbers. Dropped, it is given back.
-pub fn reserve(cx: &Cx, object: &mut Value, old: Option<&Value>, dry_run: bool) -> Result<Option<Reservation>, Status> {
-    if cx.kind.storage_key != SERVICES || !cx.info.subresource.is_empty() {
-        return Ok(None);
+///
+/// # Errors
+/// 422 for what cannot be had, 500 when nothing is left.
+pub fn reserve(cx: &Cx, object: &mut Value, old: Option<&Value>, dry_run: bool) -> Result<Transaction, Status> {
+    let mut numbers = cx.server.services.begin(dry_run);
+    if cx.info.subresource.is_empty() {
+        cx.kind.strategy.allocate(object, old, &mut numbers).map_err(|error| match error {
+            AllocationError::Invalid(errors) => Status::invalid(&cx.group_kind(), meta::text(object, "name"), &errors),
+            AllocationError::Internal(text) => Status::internal(text),
+        })?;
     }
-    cx.server.services.assign(object, old, dry_run).map(Some)
+    Ok(numbers)
 }
 
 /// The strategy's part of a create.

@@ -77,8 +77,6 @@ impl Cx {
 
     /// An object is gone: what it had of the cluster's shared numbers is free.
     pub fn released(&self, object: &Value) {
-        if self.kind.storage_key == crate::alloc::SERVICES {
-            self.server.services.release(object);
-        }
+        self.server.services.free(&self.kind.strategy.claims(object), &api::Claims::default());
     }
 }

@@ -148,13 +148,15 @@ async fn attempt(cx: &Cx, change: &Change<'_>, key: &Bytes, old: &Object) -> Res
     admission.mutate(&mut object, Some(&old_value)).await?;
     meta::dedup_owners(cx, &mut object, true);
     check_version(cx, &mut object, old)?;
-    let reservation = create::reserve(cx, &mut object, Some(&old_value), change.options.dry_run)?;
+    let numbers = create::reserve(cx, &mut object, Some(&old_value), change.options.dry_run)?;
     prepare_and_validate(cx, &mut object, &old_value)?;
     apimachinery::managedfields::keep_times_if_noop(&old_value, &mut object);
     admission.validate(&object, Some(&old_value)).await?;
     let outcome = finish(cx, key, old, object, change.options.dry_run).await?;
-    if let (Outcome::Done(_), Some(reservation)) = (&outcome, reservation) {
-        reservation.commit();
+    if let (Outcome::Done(object), false) = (&outcome, change.options.dry_run) {
+        numbers.commit();
+        let strategy = &cx.kind.strategy;
+        cx.server.services.free(&strategy.claims(&old_value), &strategy.claims(object));
     }
     Ok(outcome)
 }
@@ -168,7 +170,7 @@ async fn finish(cx: &Cx, key: &Bytes, old: &Object, mut object: Value, dry_run: 
     if gone {
         return Ok(match cx.remove(old).await? {
             Written::Done(_) => {
-                cx.released(&object);
+                cx.released(&cx.served_value(old));
                 Outcome::Done(object)
             }
             Written::Lost(found) => Outcome::Lost(found),
