@@ -13,6 +13,7 @@ pub mod gvk;
 pub mod labels;
 pub mod managedfields;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod status;

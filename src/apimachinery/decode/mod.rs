@@ -1,4 +1,4 @@
-//! Request bodies: JSON or YAML to a checked object, with upstream's field validation and error texts.
+//! Request bodies: JSON, YAML or protobuf to a checked object, with upstream's field validation and error texts.
 //!
 //! Invariants:
 //! - DE-1: decoding never panics, whatever the bytes.
@@ -22,7 +22,8 @@ pub use prune::{prune, repeated_keys};
 
 use crate::goformat::quote;
 use crate::gvk::{GroupVersion, GroupVersionKind};
-use crate::schema::{Schema, builtin_schema};
+use crate::protobuf;
+use crate::schema::{Schema, builtin, builtin_schema};
 use crate::status::Status;
 use serde_json::Value;
 
@@ -30,6 +31,8 @@ use serde_json::Value;
 pub enum Encoding {
     Json,
     Yaml,
+    /// Built-in kinds only.
+    Protobuf,
 }
 
 /// The `fieldValidation` parameter.
@@ -134,6 +137,10 @@ pub fn parse(body: &[u8], encoding: Encoding) -> Result<Document, String> {
     match encoding {
         Encoding::Json => json::parse(body).map(|node| Document { node, repeated: Vec::new() }),
         Encoding::Yaml => yaml::parse(body).map(|y| Document { node: y.node, repeated: y.repeated }),
+        Encoding::Protobuf => {
+            let value = protobuf::decode_object(body).map_err(|e| e.to_string())?;
+            Ok(Document { node: value.into(), repeated: Vec::new() })
+        }
     }
 }
 
@@ -146,10 +153,10 @@ pub fn decode_body(
     expected: &GroupVersionKind,
     known: impl Fn(&GroupVersionKind) -> Option<Schema>,
 ) -> Result<(GroupVersionKind, Decoded), DecodeError> {
-    let document = parse(body, encoding).map_err(|e| match encoding {
-        Encoding::Json => DecodeError::unread(format!("couldn't get version/kind; json parse error: {e}")),
-        Encoding::Yaml => DecodeError::unread(e),
-    })?;
+    let document = match encoding {
+        Encoding::Protobuf => protobuf_document(body, expected, &known)?,
+        _ => parse_typed(body, encoding)?,
+    };
     let gvk = with_defaults(type_meta(&document.node)?, expected);
     let Some(schema) = known(&gvk) else {
         let message = format!(
@@ -178,6 +185,35 @@ pub fn decode_body(
     Ok((gvk, decoded))
 }
 
+/// Parses a body that should say what it is.
+fn parse_typed(body: &[u8], encoding: Encoding) -> Result<Document, DecodeError> {
+    parse(body, encoding).map_err(|e| match encoding {
+        Encoding::Json => DecodeError::unread(format!("couldn't get version/kind; json parse error: {e}")),
+        Encoding::Yaml | Encoding::Protobuf => DecodeError::unread(e),
+    })
+}
+
+/// A protobuf body as a document. A kind that is not known gives only its type.
+fn protobuf_document(
+    body: &[u8],
+    expected: &GroupVersionKind,
+    known: &impl Fn(&GroupVersionKind) -> Option<Schema>,
+) -> Result<Document, DecodeError> {
+    let envelope = protobuf::Envelope::open(body).map_err(|e| DecodeError::unread(e.to_string()))?;
+    let gvk = with_defaults(envelope.gvk(), expected);
+    let mut value = match known(&gvk) {
+        Some(schema) if !std::sync::Arc::ptr_eq(&schema.table, builtin()) => {
+            let message = "object *unstructured.Unstructured does not implement the protobuf message interface and cannot be encoded to a protobuf message";
+            return Err(DecodeError::of(&gvk, message));
+        }
+        Some(schema) => protobuf::decode(envelope.raw, &schema).map_err(|e| DecodeError::of(&gvk, e.to_string()))?,
+        None => Value::Object(serde_json::Map::new()),
+    };
+    value["apiVersion"] = gvk.api_version().into();
+    value["kind"] = gvk.kind.into();
+    Ok(Document { node: value.into(), repeated: Vec::new() })
+}
+
 /// Checks a parsed document against a built-in schema. Err: Go's message.
 pub fn decode_document(document: Document, schema: &Schema) -> Result<Decoded, String> {
     let typed = typed::decode(document.node, schema)?;
@@ -200,10 +236,7 @@ pub fn decode_custom_body(
     encoding: Encoding,
     schema: &Schema,
 ) -> Result<(GroupVersionKind, Decoded), DecodeError> {
-    let document = parse(body, encoding).map_err(|e| match encoding {
-        Encoding::Json => DecodeError::unread(format!("couldn't get version/kind; json parse error: {e}")),
-        Encoding::Yaml => DecodeError::unread(e),
-    })?;
+    let document = parse_typed(body, encoding)?;
     let gvk = type_meta(&document.node)?;
     if gvk.kind.is_empty() {
         let body = String::from_utf8_lossy(body);

@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Writes src/apimachinery/data/protobuf.txt: the protobuf field numbers of the types in schema.txt.
+
+Usage: scripts/gen-protobuf.py <oracle>/docs/protobuf-fields.json
+
+One line a type, in schema.txt's order: its definition name, then `number field` pairs in number order. A struct that JSON
+shows as part of the one around it is `number{ ... }`. What a field holds is known from schema.txt, but for `number=field`:
+a list that is a message of its own (Verbs).
+"""
+import json
+import pathlib
+import re
+import sys
+
+DATA = pathlib.Path(__file__).parent.parent / "src/apimachinery/data"
+# JSON names that are not the protobuf name with another case
+RENAMED = {
+    "ref": "$ref", "schema": "$schema", "xKubernetesEmbeddedResource": "x-kubernetes-embedded-resource",
+    "xKubernetesIntOrString": "x-kubernetes-int-or-string", "xKubernetesListMapKeys": "x-kubernetes-list-map-keys",
+    "xKubernetesListType": "x-kubernetes-list-type", "xKubernetesMapType": "x-kubernetes-map-type",
+    "xKubernetesPreserveUnknownFields": "x-kubernetes-preserve-unknown-fields",
+    "xKubernetesValidations": "x-kubernetes-validations",
+}
+# Objects whose JSON is one of several forms: their messages are known to the codec.
+VARIANTS = re.compile(r"\.JSONSchemaPropsOr\w+$")
+
+
+def schema():
+    types, name = {}, None
+    for line in (DATA / "schema.txt").read_text().splitlines():
+        if line.startswith("@"):
+            name = line[1:].split(" ")[0]
+            types[name] = {}
+        elif not line.startswith("#"):
+            columns = line.split("\t")
+            types[name][columns[0]] = columns[1]
+    return types
+
+
+def message_of(definition):
+    return "k8s.io." + definition.removeprefix("io.k8s.").replace("-", "_")
+
+
+def main():
+    source = json.loads(pathlib.Path(sys.argv[1]).read_text())
+    lines = ["# Written by scripts/gen-protobuf.py; see there for the format."]
+    for definition, fields in schema().items():
+        message = message_of(definition)
+        if message not in source:
+            print(f"no message: {definition}", file=sys.stderr)
+            continue
+        if VARIANTS.search(definition):
+            continue
+        left = dict(fields)
+
+        def walk(message):
+            words = []
+            for name, field in sorted(source[message].items(), key=lambda f: f[1]["n"]):
+                names = {f.lower(): f for f in left}
+                key = names.get(name.lower()) or names.get(RENAMED.get(name))
+                if key:
+                    kind = left.pop(key)
+                    alone = kind.startswith("[]") and not field.get("r")
+                    words.append(f"{field['n']}={key}" if alone else f"{field['n']} {key}")
+                    continue
+                target = field["t"] if field["t"] in source else message.rpartition(".")[0] + "." + field["t"]
+                if target in source and any(f.lower() in {k.lower() for k in deep(source, target)} for f in left):
+                    words.append(f"{field['n']}{{ {' '.join(walk(target))} }}")
+                else:
+                    print(f"left out: {definition} {field['n']} {name} {field['t']}", file=sys.stderr)
+            return words
+
+        words = walk(message)
+        for name in left:
+            if name not in ("apiVersion", "kind"):
+                print(f"no number: {definition}.{name}", file=sys.stderr)
+        lines.append(" ".join([definition, *words]))
+    (DATA / "protobuf.txt").write_text("\n".join(lines) + "\n")
+    for name, message in source.items():
+        items = message.get("items", {})
+        if name.endswith("List") and items.get("r") and "metadata" in message:
+            if (message["metadata"]["n"], items["n"]) != (1, 2):
+                print(f"another list: {name}", file=sys.stderr)
+
+
+def deep(source, message):
+    """The field names of a message and of the messages in it."""
+    out = set()
+    for name, field in source[message].items():
+        out.add(name)
+        target = field["t"] if field["t"] in source else message.rpartition(".")[0] + "." + field["t"]
+        if target in source and target != message and len(source[target]) < 40 and not field.get("r"):
+            out |= set(source[target])
+    return out
+
+
+main()
