@@ -1,1 +1,0 @@
-//! Tests that join crates: tidy, integration, oracle, e2e.
