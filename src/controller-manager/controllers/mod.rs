@@ -8,6 +8,7 @@ mod deployment;
 mod disruption;
 mod endpoints;
 mod endpointslice;
+mod endpointslicemirroring;
 mod garbage_collector;
 mod namespace;
 mod namespace_content;
@@ -30,6 +31,7 @@ pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
         node_ipam::new(cx),
         endpointslice::new(cx),
         endpoints::new(cx),
+        endpointslicemirroring::new(cx),
         garbage_collector::new(cx),
         namespace::new(cx),
         node_lifecycle::new(cx),

@@ -38,7 +38,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// On slices: `<namespace>/<manager>/<service>`.
 const BY_SERVICE: &str = "manager-and-service";
 /// When the cache is behind, its event wakes us; this is for an event that never comes.
-const BEHIND: Duration = Duration::from_secs(1);
+pub const BEHIND: Duration = Duration::from_secs(1);
 
 /// Registers the index by manager and service, and wakes the service of a slice of `manager` that changes.
 pub fn watch_slices(slices: &Informer<EndpointSlice>, queue: &WorkQueue<ObjectKey>, manager: &'static str) {
