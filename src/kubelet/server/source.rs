@@ -50,19 +50,29 @@ pub trait Runtime: Send + Sync + 'static {
     async fn watch(&self, clock: SharedClock, out: mpsc::UnboundedSender<RuntimeEvent>);
 }
 
-/// A kubelet that may not run yet, or be between two runs: it then has no pods.
-impl PodSource for watch::Receiver<Option<Access>> {
+/// A kubelet that runs.
+impl PodSource for Access {
     fn pods(&self) -> Vec<Arc<Pod>> {
-        self.borrow().as_ref().map_or(Vec::new(), |access| access.pods().into_iter().map(Arc::new).collect())
+        Access::pods(self).into_iter().map(Arc::new).collect()
     }
 
     fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
-        let access = self.borrow().clone()?;
-        let pod = access.pod(namespace, name)?;
-        Some(match access.shared.status.get(text(&pod.metadata.uid)) {
+        let pod = Access::pod(self, namespace, name)?;
+        Some(match self.shared.status.get(text(&pod.metadata.uid)) {
             Some(status) => Arc::new(Pod { status: Some(status), ..pod.as_ref().clone() }),
             None => pod,
         })
+    }
+}
+
+/// A kubelet that may not run yet, or be between two runs: it then has no pods.
+impl PodSource for watch::Receiver<Option<Access>> {
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        self.borrow().as_ref().map_or(Vec::new(), PodSource::pods)
+    }
+
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        PodSource::pod(self.borrow().as_ref()?, namespace, name)
     }
 
     fn health(&self) -> Result<(), String> {

@@ -62,7 +62,14 @@ pub async fn serve(
         })?;
     let running = status.state() == ContainerState::ContainerRunning;
     let ended: Option<BoxFuture<'static, ()>> = match (request.follow, running) {
-        (true, true) => Some(until_ended(state.runtime.clone(), events, id).boxed()),
+        (true, true) => {
+            let (runtime, stop) = (state.runtime.clone(), state.tasks.token().clone());
+            let ended = async move {
+                // Our own end is one too, or it would have to wait for the container's.
+                stop.run_until_cancelled(until_ended(runtime, events, id)).await;
+            };
+            Some(ended.boxed())
+        }
         (true, false) => Some(std::future::ready(()).boxed()),
         (false, _) => None,
     };
