@@ -20,7 +20,7 @@ pub enum Error {
     Containerd(String),
     #[error("image archive {archive}: {message}")]
     Archive { archive: String, message: String },
-    #[error("{object}: {source}")]
+    #[error("{object}: {}", api_text(.source))]
     Api { object: String, source: Box<kube::Error> },
     #[error("kubelet configuration: {0}")]
     Config(String),
@@ -58,6 +58,14 @@ impl Error {
             Self::Cri(status) => status.message().to_owned(),
             other => other.to_string(),
         }
+    }
+}
+
+/// What the API server said, without the client's wrapping.
+fn api_text(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

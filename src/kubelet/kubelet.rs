@@ -341,6 +341,7 @@ impl Housekeeper {
         let ready = sandboxes.iter().filter(|s| s.state() == v1::PodSandboxState::SandboxReady).count();
         self.running_containers.set(running as i64);
         self.running_pods.set(ready as i64);
+        let known = runtime::pods_of(&sandboxes, &containers);
         let mut now: HashMap<String, i32> = containers.into_iter().map(|c| (c.id, c.state)).collect();
         now.extend(sandboxes.into_iter().map(|s| (s.id, s.state)));
         for id in now.keys().chain(self.seen.keys()) {
@@ -349,21 +350,14 @@ impl Housekeeper {
             }
         }
         self.seen = now;
-        self.end_orphans().await;
+        self.end_orphans(known);
         let pods = self.workers.pods();
         if let Err(error) = self.shared.groups.weigh_burstable(pods.iter().map(AsRef::as_ref)) {
             warn!(%error, "class weights not set");
         }
     }
 
-    async fn end_orphans(&self) {
-        let known = match runtime::list(&self.shared.cri).await {
-            Ok(known) => known,
-            Err(error) => {
-                warn!(%error, "the runtime does not answer");
-                return;
-            }
-        };
+    fn end_orphans(&self, known: Vec<runtime::KnownPod>) {
         for pod in known {
             let ours = self.pods.get(&ObjectKey::new(&pod.namespace, &pod.name));
             let wanted = ours.is_some_and(|p| text(&p.metadata.uid) == pod.uid);
@@ -376,7 +370,10 @@ impl Housekeeper {
 
     /// What pods of an earlier life left on disk and in control groups.
     async fn clear_leftovers(&self) {
-        self.end_orphans().await;
+        match runtime::list(&self.shared.cri).await {
+            Ok(known) => self.end_orphans(known),
+            Err(error) => warn!(%error, "the runtime does not answer"),
+        }
         let alive =
             |uid: &str| self.workers.knows(uid) || self.pods.list().iter().any(|pod| text(&pod.metadata.uid) == uid);
         for entry in std::fs::read_dir(self.shared.config.pods_dir()).into_iter().flatten().flatten() {

@@ -8,6 +8,7 @@
 pub mod config;
 pub mod events;
 pub mod import;
+pub mod teardown;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

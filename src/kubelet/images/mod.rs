@@ -26,6 +26,8 @@ use crate::podworkers::backoff::{BackoffMap, go_duration};
 
 /// Upstream's image back-off: the same numbers as for crash loops.
 const BACKOFF: Backoff = Backoff::CRASH_LOOP;
+/// How long a failed pull is shown as such before it is shown as a back-off.
+const SHOW_ERROR: Duration = Duration::from_secs(3);
 /// Images younger than this are not collected.
 const MIN_AGE: Duration = Duration::from_secs(120);
 
@@ -181,8 +183,8 @@ impl Images {
                 state.backoff.next(&key, now, now);
                 let message = error.to_string();
                 state.last_error.insert(key.clone(), format!("ErrImagePull: {message}"));
-                let retry_in = Some(state.backoff.delay(&key));
-                Err(ImageError { reason: "ErrImagePull", message, retry_in })
+                // Soon it reads as a back-off, which then says when the next try is.
+                Err(ImageError { reason: "ErrImagePull", message, retry_in: Some(SHOW_ERROR) })
             }
         }
     }

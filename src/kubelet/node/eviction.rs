@@ -16,6 +16,7 @@ use super::status::Pressure;
 use crate::containers::resources::{pod_total, qos};
 use crate::containers::text;
 use crate::podworkers::{PodWorkers, Shared};
+use crate::quantity;
 use crate::status::generate::Verdict;
 
 const HOLD: Duration = Duration::from_secs(300);
@@ -74,11 +75,33 @@ impl Eviction {
                 }
             }
         }
+        self.check_empty_dirs();
         if facts::pids().is_some_and(|(used, limit)| used * 10 > limit * 9) {
             self.pids_seen = Some(now);
         }
         let held = |seen: Option<Instant>| seen.is_some_and(|at| now - at < HOLD);
         Pressure { memory: held(self.memory_seen), disk: held(self.disk_seen), pids: held(self.pids_seen) }
+    }
+
+    /// Ends pods whose emptyDir volumes outgrew their limit.
+    fn check_empty_dirs(&self) {
+        for pod in self.workers.pods() {
+            let uid = text(&pod.metadata.uid);
+            for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+                // One in memory is limited by its tmpfs.
+                let on_disk = volume.empty_dir.as_ref().filter(|e| e.medium.as_deref().unwrap_or_default().is_empty());
+                let Some(limit) = on_disk.and_then(|e| e.size_limit.as_ref()) else { continue };
+                let allowed = quantity::value(&limit.0).and_then(|v| u64::try_from(v).ok()).unwrap_or(u64::MAX);
+                let dir = self.shared.config.pod_dir(uid).join("volumes/kubernetes.io~empty-dir").join(&volume.name);
+                if disk_usage(&dir) > allowed {
+                    let message =
+                        format!("Usage of EmptyDir volume {:?} exceeds the limit {:?}. ", volume.name, limit.0);
+                    self.shared.event(&pod, None, EventType::Warning, "Evicted", &message);
+                    self.workers.evict(uid, Verdict { reason: "Evicted".into(), message });
+                    break;
+                }
+            }
+        }
     }
 
     fn relieve(&mut self, now: Instant, resource: &str, threshold: u64, available: u64) {
@@ -119,6 +142,18 @@ impl Eviction {
         let request = u64::try_from(pod_total(pod, "memory", false) / 1000).unwrap_or(0);
         Some(Candidate { uid, priority, usage, request })
     }
+}
+
+/// Bytes on disk of everything below `dir`, links not followed.
+fn disk_usage(dir: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| {
+        let own = entry.metadata().map_or(0, |meta| meta.blocks() * 512);
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        own + if is_dir { disk_usage(&entry.path()) } else { 0 }
+    });
+    sizes.sum()
 }
 
 /// Who goes first: those above their requests, then the least important, then the greediest.

@@ -116,9 +116,19 @@ impl Worker {
         }
         let mut sandbox_config = None;
         if actions.create_sandbox {
+            let now = shared.clock.now();
+            if actions.attempt > 0 {
+                if let Some(left) = self.sandboxes.wait_since_update("sandbox", now) {
+                    return Ok(Some(left));
+                }
+                self.sandboxes.next("sandbox", now, now);
+            }
             let config = self.sandbox_config(pod, actions.attempt)?;
             let id = self.create_sandbox(pod, &config).await?;
             let status = shared.cri.pod_sandbox_status(&id).await?;
+            if !is_host_network(pod) && crate::runtime::ips_of(&status).is_empty() {
+                return Err(Error::pod(format!("the network gave sandbox {id} no address")));
+            }
             sandbox_config = Some(config);
             runtime.sandboxes.insert(0, crate::runtime::sandbox_of_status(&id, actions.attempt, &status));
         }

@@ -18,6 +18,9 @@ use crate::status::generate::{Observed, Verdict, Waiting, generate};
 /// Retries after something outside the pod failed.
 pub(super) const RETRY: Backoff = Backoff::new(Duration::from_millis(500), 2, Duration::from_secs(20));
 
+/// Sandboxes that end by themselves.
+const SANDBOX_RETRY: Backoff = Backoff::new(Duration::from_secs(1), 2, Duration::from_secs(60));
+
 /// What to do after a step.
 pub(super) enum Step {
     Again,
@@ -32,6 +35,8 @@ pub(super) struct Worker {
     /// Why containers do not run, by name.
     pub(super) waiting: BTreeMap<String, Waiting>,
     pub(super) crashes: BackoffMap,
+    /// Sandboxes that had to be made again.
+    pub(super) sandboxes: BackoffMap,
     pub(super) failures: u32,
     pub(super) verdict: Option<Verdict>,
     /// All containers ended for good.
@@ -50,6 +55,7 @@ impl Worker {
             slot,
             waiting: BTreeMap::new(),
             crashes: BackoffMap::new(Backoff::CRASH_LOOP),
+            sandboxes: BackoffMap::new(SANDBOX_RETRY),
             failures: 0,
             verdict: None,
             terminal: false,

@@ -190,6 +190,11 @@ pub async fn list(cri: &Cri) -> Result<Vec<KnownPod>> {
     let sandboxes = cri.list_pod_sandboxes(v1::PodSandboxFilter::default());
     let containers = cri.list_containers(v1::ContainerFilter::default());
     let (sandboxes, containers) = try_join(sandboxes, containers).await?;
+    Ok(pods_of(&sandboxes, &containers))
+}
+
+/// The pods that these belong to.
+pub fn pods_of(sandboxes: &[v1::PodSandbox], containers: &[v1::Container]) -> Vec<KnownPod> {
     let labels = sandboxes.iter().map(|s| &s.labels).chain(containers.iter().map(|c| &c.labels));
     let mut pods: Vec<KnownPod> = Vec::new();
     for labels in labels {
@@ -200,7 +205,7 @@ pub async fn list(cri: &Cri) -> Result<Vec<KnownPod>> {
             pods.push(pod);
         }
     }
-    Ok(pods)
+    pods
 }
 
 /// A sandbox that was just made.
@@ -220,7 +225,8 @@ fn host_network(status: &v1::PodSandboxStatus) -> bool {
     options.is_some_and(|o| o.network() == v1::NamespaceMode::Node)
 }
 
-fn ips_of(status: &v1::PodSandboxStatus) -> Vec<String> {
+/// The addresses of a sandbox, the primary one first.
+pub fn ips_of(status: &v1::PodSandboxStatus) -> Vec<String> {
     let Some(network) = &status.network else { return Vec::new() };
     let more = network.additional_ips.iter().map(|ip| ip.ip.clone());
     std::iter::once(network.ip.clone()).chain(more).filter(|ip| !ip.is_empty()).collect()

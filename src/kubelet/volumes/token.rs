@@ -85,15 +85,12 @@ impl Tokens {
             // An old token is better than none as long as it is valid.
             Err(error) => match kept {
                 Some(kept) => return Ok((kept.token, now + Duration::from_secs(10))),
-                None => {
-                    let what = format!("failed to fetch token for serviceaccount {account:?}");
-                    return Err(Error::api(what)(error));
-                }
+                None => return Err(Error::api("failed to fetch token")(error)),
             },
         };
         let status = answer.status.unwrap_or_default();
         let (Some(token), Some(expires)) = (status.token, status.expiration_timestamp) else {
-            return Err(Error::pod(format!("failed to fetch token for serviceaccount {account:?}: no token")));
+            return Err(Error::pod(format!("failed to fetch token: none for serviceaccount {account:?}")));
         };
         let renew_at = renewal(now, expires.0);
         self.kept.lock().insert(key, Kept { token: token.clone(), renew_at });
