@@ -1,10 +1,10 @@
 //! `kedge killall`: ends every pod and everything that `kedge server` leaves running on purpose.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use component_base::RealClock;
 use tracing::{info, warn};
 
 use crate::config::{LogFormat, LogOptions};
@@ -30,8 +30,8 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 async fn clean(options: &Options) -> Result<()> {
-    let _ = Duration::from_secs(1);
     let agent = options.data_dir.join("agent");
+    kubelet::containerd::teardown::tear_down(&agent, &options.run_dir, &RealClock::shared()).await?;
     let network = network::NodeNetworkConfig {
         node_name: String::new(),
         cluster_cidr: "10.42.0.0/16".parse()?,
