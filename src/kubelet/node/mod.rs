@@ -35,8 +35,10 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: i32 = 40;
 const LEASE_RENEW: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(10);
-/// While the network is not ready it is looked at often, so that the node is ready soon after it.
-const LOOK_UNREADY: Duration = Duration::from_millis(100);
+/// While a node comes up its network is looked at often, so that the node is ready soon after it; then less and less.
+const UNREADY: Backoff = Backoff::new(Duration::from_millis(100), 2, Duration::from_secs(10));
+/// Looks at each step of [`UNREADY`].
+const UNREADY_LOOKS: u32 = 16;
 const REPORT: Duration = Duration::from_secs(300);
 const NOT_READY_TAINT: &str = "node.kubernetes.io/not-ready";
 
@@ -206,7 +208,7 @@ impl Node {
         let mut sent_at = clock.instant();
         let mut untaint = true;
         let mut eviction = eviction::Eviction::new(self.shared.clone(), self.workers.clone());
-        let mut failures = 0;
+        let (mut failures, mut unready_looks) = (0, 0);
         loop {
             let pressure = eviction.look().await;
             let mut wait = LOOK;
@@ -216,7 +218,7 @@ impl Node {
                     let due = clock.instant() - sent_at >= REPORT;
                     let changed = sent.as_ref().is_none_or(|sent| status::differs(sent, &status));
                     if due || changed {
-                        match self.send(&status).await {
+                        match self.send(&status, &known).await {
                             Ok(()) => {
                                 self.tell_transitions(sent.as_ref(), &status);
                                 known = status.clone();
@@ -235,9 +237,13 @@ impl Node {
                         }
                     }
                     if !is_ready(&status) {
-                        wait = wait.min(LOOK_UNREADY);
-                    } else if untaint && sent.is_some() {
-                        untaint = !self.remove_not_ready_taint().await;
+                        wait = wait.min(UNREADY.delay(unready_looks / UNREADY_LOOKS));
+                        unready_looks += 1;
+                    } else {
+                        unready_looks = 0;
+                        if untaint && sent.is_some() {
+                            untaint = !self.remove_not_ready_taint().await;
+                        }
                     }
                 }
             }
@@ -245,10 +251,14 @@ impl Node {
         }
     }
 
-    async fn send(&self, status: &NodeStatus) -> Result<()> {
+    async fn send(&self, status: &NodeStatus, known: &NodeStatus) -> Result<()> {
         let mut value = serde_json::to_value(status).unwrap_or_default();
-        // Addresses are replaced, not merged by type.
-        if let Some(list) = value.get_mut("addresses").and_then(Value::as_array_mut) {
+        if status.addresses == known.addresses {
+            if let Some(map) = value.as_object_mut() {
+                map.remove("addresses");
+            }
+        } else if let Some(list) = value.get_mut("addresses").and_then(Value::as_array_mut) {
+            // They are replaced, not merged by type.
             list.push(json!({ "$patch": "replace" }));
         }
         let patch = json!({ "status": value });

@@ -1,3 +1,5 @@
+//! Tables of states and the actions they call for.
+
 use super::*;
 use crate::runtime::SandboxRecord;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Tables of runtime states and the statuses they make.
+
 use super::*;
 use crate::runtime::SandboxRecord;
 use serde_json::json;
