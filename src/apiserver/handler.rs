@@ -96,12 +96,6 @@ async fn route(server: &Arc<Server>, request: Request<Body>, info: RequestInfo, 
         return crate::connect::handle(server, request, info, user, kind).boxed().await;
     }
     let (parts, body) = request.into_parts();
-    let mut headers = headers;
-    let transcoded = crate::wire::protobuf::transcode(&mut headers, body, server.config.max_request_bytes).await;
-    let body = match transcoded {
-        Ok(body) => body,
-        Err(status) => return respond::status(&status, &Accepted::JSON, &headers),
-    };
     crate::registry::handle(server, kind, info, user, &parts.method, headers, body).boxed().await
 }
 

@@ -24,8 +24,22 @@ pub fn message(out: &mut Writer, value: &Value, schema: &Schema) {
     }
 }
 
+/// A list: its metadata is field 1 and its items are field 2, whatever the kind.
+pub fn list(out: &mut Writer, schema: &Schema, metadata: &Value, items: impl DoubleEndedIterator<Item = Value>) {
+    for item in items.rev() {
+        out.message(2, |out| message(out, &item, schema));
+    }
+    out.message(1, |out| {
+        if let Some(schema) = builtin_schema(LIST_META) {
+            message(out, metadata, &schema);
+        }
+    });
+}
+
 /// The content of an object by its type; `None`: it has no protobuf form.
 pub fn object(out: &mut Writer, value: &Value, api_version: &str, kind: &str) -> Option<()> {
+    // the list of core versions has no apiVersion
+    let api_version = if api_version.is_empty() { "v1" } else { api_version };
     let gvk = GroupVersion::parse(api_version).ok()?.with_kind(kind.to_string());
     if is_partial(&gvk) {
         partial(out, value, &gvk);

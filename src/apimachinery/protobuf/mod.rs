@@ -151,6 +151,24 @@ pub fn encode_object(value: &Value) -> Option<Vec<u8>> {
     Some(out.finish())
 }
 
+/// A list of objects of `kind` in its envelope. Its items are encoded, and let go, one after the other.
+pub fn encode_list(
+    schema: &Schema,
+    api_version: &str,
+    kind: &str,
+    metadata: &Value,
+    items: impl DoubleEndedIterator<Item = Value>,
+) -> Vec<u8> {
+    let mut out = Writer::default();
+    let written = envelope(&mut out, api_version, &format!("{kind}List"), |out| {
+        encode::list(out, schema, metadata, items);
+        Some(())
+    });
+    written.expect("a list's content is always written");
+    out.bytes(MAGIC);
+    out.finish()
+}
+
 /// True if objects of this kind have a protobuf form.
 pub fn has_form(gvk: &GroupVersionKind) -> bool {
     encode::is_partial(gvk) || builtin_schema_for(&gvk.group, &gvk.version, &gvk.kind).is_some_and(|s| table::knows(&s))

@@ -107,6 +107,10 @@ fn lists_and_metadata() {
     let list = json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "5"},
         "items": [{"metadata": {"name": "a"}, "data": {"k": "v"}}, {"metadata": {"name": "b"}}]});
     assert_eq!(round_trip(&list), list);
+    let map = builtin_schema("io.k8s.api.core.v1.ConfigMap").unwrap();
+    let items = list["items"].as_array().unwrap().iter().cloned();
+    let bytes = encode_list(&map, "v1", "ConfigMap", &list["metadata"], items);
+    assert_eq!(Some(bytes), encode_object(&list));
     for version in ["v1", "v1beta1"] {
         let partial = json!({"apiVersion": format!("meta.k8s.io/{version}"), "kind": "PartialObjectMetadataList",
             "metadata": {"resourceVersion": "7"}, "items": [{"metadata": {"name": "a", "labels": {"l": "m"}}}]});

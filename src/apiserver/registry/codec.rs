@@ -87,6 +87,7 @@ fn encoding(cx: &Cx) -> Result<Encoding, Status> {
     match media.as_str() {
         "" | negotiate::JSON => Ok(Encoding::Json),
         negotiate::YAML => Ok(Encoding::Yaml),
+        negotiate::PROTOBUF => Ok(Encoding::Protobuf),
         _ => Err(Status::unsupported_media_type(negotiate::OBJECT_TYPES)),
     }
 }
@@ -142,8 +143,11 @@ fn known(cx: &Cx, gvk: &GroupVersionKind) -> Option<Schema> {
 /// 400 for what is no DeleteOptions.
 pub fn decode_options(cx: &Cx, body: &[u8]) -> Result<Value, Status> {
     const SCHEMA: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
-    let document = decode::parse(body, encoding(cx)?)
-        .map_err(|error| Status::bad_request(format!("couldn't get version/kind; json parse error: {error}")))?;
+    let encoding = encoding(cx)?;
+    let document = decode::parse(body, encoding).map_err(|error| match encoding {
+        Encoding::Protobuf => Status::bad_request(error),
+        _ => Status::bad_request(format!("couldn't get version/kind; json parse error: {error}")),
+    })?;
     let gvk = decode::type_meta(&document.node).map_err(|error| Status::bad_request(error.message))?;
     if !matches!(gvk.kind.as_str(), "" | "DeleteOptions") {
         return Err(Status::bad_request(format!(

@@ -18,13 +18,17 @@ use super::options::{ListOptions, VersionMatch};
 use super::output::{ListMeta, go_type, write_partial};
 use super::{Cx, conversion, get, tables};
 use crate::cache::{ObjectReader as _, Snapshot};
-use crate::wire::negotiate::Target;
+use crate::wire::negotiate::{Format, Target};
 use crate::wire::{errors, query, respond};
 use crate::{Body, Object};
 
 pub async fn list(cx: &Cx) -> Result<Response<Body>, Status> {
     let options = ListOptions::parse(cx, false)?;
     let page = select(cx, &options).await?;
+    if cx.accepted.format == Format::Protobuf && cx.accepted.transform.is_none() {
+        let content = encode_protobuf(cx, &page);
+        return Ok(respond::bytes(200, Format::Protobuf.content_type(), content.into(), &cx.headers));
+    }
     let json = encode(cx, &page)?;
     Ok(respond::json(200, json, &cx.accepted, &cx.headers))
 }
@@ -273,6 +277,15 @@ pub fn encode(cx: &Cx, page: &Page) -> Result<Bytes, Status> {
             ))),
         },
     }
+}
+
+/// One object at a time: a list's values together would be many times its bytes.
+fn encode_protobuf(cx: &Cx, page: &Page) -> Vec<u8> {
+    let mut meta = Vec::new();
+    page.meta.write(&mut meta);
+    let meta = serde_json::from_slice(&meta).unwrap_or_default();
+    let items = page.items.iter().map(|object| cx.served_value(object));
+    apimachinery::protobuf::encode_list(&cx.kind.schema, &cx.kind.api_version(), &cx.kind.kind, &meta, items)
 }
 
 /// An item of a list in another version than the stored one, without its type.

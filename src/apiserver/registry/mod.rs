@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use ::http::{HeaderMap, Method, Response};
 use api::{Kind, RequestContext, Subresource};
-use apimachinery::gvk::{GroupKind, GroupResource};
+use apimachinery::gvk::{GroupKind, GroupResource, GroupVersionKind};
 use apimachinery::status::Status;
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -205,11 +205,13 @@ pub(crate) fn find_subresource<'a>(kind: &'a Kind, name: &str) -> Option<&'a Sub
 }
 
 fn representation(kind: &Kind, info: &RequestInfo, headers: &HeaderMap) -> Result<Accepted, Status> {
+    let gvk = GroupVersionKind::new(kind.group.as_ref(), kind.version.as_ref(), kind.kind.as_ref());
+    let own = if apimachinery::protobuf::has_form(&gvk) { Endpoint::Resource } else { Endpoint::Custom };
     if info.verb == "watch" {
-        return negotiate::negotiate_watch(headers, &info.query);
+        return negotiate::negotiate_watch(headers, &info.query, own);
     }
     let other_body = find_subresource(kind, &info.subresource).is_some_and(|sub| sub.kind != kind.kind);
-    let endpoint = if other_body { Endpoint::Plain } else { Endpoint::Resource };
+    let endpoint = if other_body { Endpoint::Plain } else { own };
     negotiate::negotiate(headers, &info.query, endpoint)
 }
 

@@ -22,7 +22,7 @@ use store::{KeyRange, Revision};
 use super::options::ListOptions;
 use super::{Cx, codec, conversion, get, list};
 use crate::cache::{CacheWatcher, Delivery, EventType, ObjectReader as _, Snapshot, WatchFilter, frame};
-use crate::wire::negotiate::{Accepted, Target};
+use crate::wire::negotiate::{Accepted, Format, Target};
 use crate::wire::{body, errors, query, respond};
 use crate::{Body, BoxError, Object};
 
@@ -69,7 +69,7 @@ pub async fn watch(cx: &Cx) -> Result<Response<Body>, Status> {
     });
     let mut response = Response::new(body::stream(chunks));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(cx.accepted.format.watch_type()));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(response)
 }
@@ -166,7 +166,9 @@ impl Stream {
     /// The next bytes of the response; `None`: it is over.
     async fn chunk(&mut self) -> Option<Bytes> {
         if let Some(status) = self.error.take() {
-            return Some(frame("ERROR", &status.to_json()));
+            let mut out = Vec::new();
+            self.encoder.frame(&mut out, "ERROR", &status.to_json());
+            return Some(out.into());
         }
         let mut out = Vec::new();
         while out.len() < CHUNK {
@@ -264,7 +266,7 @@ impl Encoder {
 
     /// False: the event cannot be shown like this, the stream ends.
     fn delivery(&mut self, out: &mut Vec<u8>, delivery: &Delivery) -> bool {
-        if self.cx.accepted.transform.is_none() && self.same_version {
+        if self.cx.accepted.transform.is_none() && self.same_version && self.cx.accepted.format == Format::Json {
             out.extend_from_slice(&delivery.frame());
             return true;
         }
@@ -280,7 +282,7 @@ impl Encoder {
                 Err(_) => return false,
             },
         };
-        out.extend_from_slice(&frame(ty.as_str(), &json));
+        self.frame(out, ty.as_str(), &json);
         true
     }
 
@@ -299,6 +301,18 @@ impl Encoder {
                 Err(_) => return,
             },
         };
-        out.extend_from_slice(&frame("BOOKMARK", &json));
+        self.frame(out, "BOOKMARK", &json);
+    }
+
+    /// Writes an event around an object.
+    fn frame(&self, out: &mut Vec<u8>, ty: &str, json: &[u8]) {
+        let content = match self.cx.accepted.format {
+            Format::Protobuf => respond::protobuf(json),
+            _ => None,
+        };
+        match content {
+            Some(content) => out.extend_from_slice(&apimachinery::protobuf::watch_frame(ty, &content)),
+            None => out.extend_from_slice(&frame(ty, json)),
+        }
     }
 }

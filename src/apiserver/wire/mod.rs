@@ -6,7 +6,6 @@
 pub mod body;
 pub mod errors;
 pub mod negotiate;
-pub mod protobuf;
 pub mod query;
 pub mod respond;
 pub mod yaml;

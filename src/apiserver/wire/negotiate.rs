@@ -1,5 +1,6 @@
 //! What representation the client wants: media type, and a transformation (Table, PartialObjectMetadata).
 
+use apimachinery::protobuf;
 use apimachinery::status::Status;
 use http::HeaderMap;
 use http::header::{ACCEPT, USER_AGENT};
@@ -9,18 +10,18 @@ use crate::attributes::Query;
 
 pub const JSON: &str = "application/json";
 pub const YAML: &str = "application/yaml";
-const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+pub const PROTOBUF: &str = protobuf::MEDIA_TYPE;
 
 /// What every object can be shown as, in upstream's order.
 pub const OBJECT_TYPES: &[&str] = &[JSON, YAML, PROTOBUF];
-const LIST_TYPES: &[&str] =
-    &[JSON, YAML, PROTOBUF, "application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
-const WATCH_TYPES: &[&str] = &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+const LIST_TYPES: &[&str] = &[JSON, YAML, PROTOBUF, "application/json;stream=watch", protobuf::WATCH_MEDIA_TYPE];
+const WATCH_TYPES: &[&str] = &["application/json;stream=watch", protobuf::WATCH_MEDIA_TYPE];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Json,
     Yaml,
+    Protobuf,
 }
 
 impl Format {
@@ -28,6 +29,15 @@ impl Format {
         match self {
             Self::Json => JSON,
             Self::Yaml => YAML,
+            Self::Protobuf => PROTOBUF,
+        }
+    }
+
+    /// The content type of a watch.
+    pub fn watch_type(self) -> &'static str {
+        match self {
+            Self::Protobuf => protobuf::WATCH_MEDIA_TYPE,
+            _ => JSON,
         }
     }
 }
@@ -66,6 +76,8 @@ pub enum Endpoint {
     Plain,
     /// Objects and lists of a kind.
     Resource,
+    /// Objects and lists of a custom resource: protobuf has only their metadata.
+    Custom,
 }
 
 /// The check that comes with the route, before the request is looked at: some media type of the header is produced.
@@ -91,7 +103,7 @@ pub fn check_route(headers: &HeaderMap, list: bool) -> Result<(), Status> {
 /// # Errors
 /// 406 when there is none that the client accepts.
 pub fn negotiate(headers: &HeaderMap, query: &Query, endpoint: Endpoint) -> Result<Accepted, Status> {
-    pick(headers, query, endpoint, &[(JSON, Format::Json), (YAML, Format::Yaml)])
+    pick(headers, query, endpoint, &[Format::Json, Format::Yaml, Format::Protobuf])
         .ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))
 }
 
@@ -99,11 +111,11 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, endpoint: Endpoint) -> Resu
 ///
 /// # Errors
 /// 406 when there is none that the client accepts.
-pub fn negotiate_watch(headers: &HeaderMap, query: &Query) -> Result<Accepted, Status> {
-    pick(headers, query, Endpoint::Resource, &[(JSON, Format::Json)]).ok_or_else(|| Status::not_acceptable(WATCH_TYPES))
+pub fn negotiate_watch(headers: &HeaderMap, query: &Query, endpoint: Endpoint) -> Result<Accepted, Status> {
+    pick(headers, query, endpoint, &[Format::Json, Format::Protobuf]).ok_or_else(|| Status::not_acceptable(WATCH_TYPES))
 }
 
-fn pick(headers: &HeaderMap, query: &Query, endpoint: Endpoint, offers: &[(&str, Format)]) -> Option<Accepted> {
+fn pick(headers: &HeaderMap, query: &Query, endpoint: Endpoint, offers: &[Format]) -> Option<Accepted> {
     let pretty = wants_pretty(headers, query);
     let Some(header) = accept(headers) else {
         return Some(Accepted { format: Format::Json, transform: None, pretty });
@@ -112,8 +124,15 @@ fn pick(headers: &HeaderMap, query: &Query, endpoint: Endpoint, offers: &[(&str,
     // Stable: clauses of one rank keep the client's order.
     clauses.sort_by(|a, b| b.rank().total_cmp(&a.rank()));
     clauses.iter().find_map(|clause| {
-        let (_, format) = offers.iter().find(|(media, _)| clause.covers(media))?;
+        let format = offers.iter().find(|format| clause.covers(format.content_type()))?;
         let transform = clause.transform(endpoint)?;
+        let shown = match &transform {
+            None => *format != Format::Protobuf || endpoint != Endpoint::Custom,
+            Some(transform) => *format != Format::Protobuf || transform.target != Target::Table,
+        };
+        if !shown {
+            return None;
+        }
         let pretty = clause.params.iter().find(|(k, _)| *k == "pretty").map_or(pretty, |(_, v)| *v == "1");
         Some(Accepted { format: *format, transform, pretty })
     })
@@ -226,8 +245,16 @@ mod tests {
     fn quality_and_wildcards() {
         assert_eq!(choose("application/json;q=0.5, application/yaml").expect("accepted").format, Format::Yaml);
         assert_eq!(choose("*/*").expect("accepted").format, Format::Json);
+        let both = "application/vnd.kubernetes.protobuf,application/json";
+        assert_eq!(choose(both).expect("accepted").format, Format::Protobuf);
+        let custom = |accept| negotiate(&headers(accept), &Query::default(), Endpoint::Custom);
+        assert_eq!(custom(both).expect("accepted").format, Format::Json);
+        assert!(custom(PROTOBUF).is_err());
+        let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        assert_eq!(custom(partial).expect("accepted").format, Format::Protobuf);
+        assert_eq!(choose("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1"), None);
         assert_eq!(
-            choose("application/vnd.kubernetes.protobuf,application/json").expect("accepted").format,
+            choose("application/vnd.kubernetes.protobuf;q=0.8,application/json").expect("accepted").format,
             Format::Json
         );
         assert_eq!(choose("application/json;as=Foo;g=meta.k8s.io;v=v1"), None);

@@ -20,6 +20,11 @@ const GZIP_FROM: usize = 128 * 1024;
 /// A JSON document in the representation that was negotiated.
 pub fn json(code: u16, json: Bytes, accepted: &Accepted, headers: &HeaderMap) -> Response<Body> {
     let content = match accepted.format {
+        Format::Protobuf => match protobuf(&json) {
+            Some(content) => content.into(),
+            // What has no protobuf form (the index of paths) is shown all the same.
+            None => return self::json(code, json, &Accepted { format: Format::Json, ..accepted.clone() }, headers),
+        },
         Format::Yaml => yaml::from_json(&json).into(),
         Format::Json if accepted.pretty => indent(&json).into(),
         Format::Json => {
@@ -30,6 +35,11 @@ pub fn json(code: u16, json: Bytes, accepted: &Accepted, headers: &HeaderMap) ->
         }
     };
     bytes(code, accepted.format.content_type(), content, headers)
+}
+
+/// A JSON document in its protobuf envelope, if it has a protobuf form.
+pub fn protobuf(json: &[u8]) -> Option<Vec<u8>> {
+    apimachinery::protobuf::encode_object(&serde_json::from_slice(json).ok()?)
 }
 
 pub fn value(code: u16, value: &Value, accepted: &Accepted, headers: &HeaderMap) -> Response<Body> {
