@@ -32,7 +32,7 @@ mod monitors;
 mod plan;
 
 use graph::{Effects, FOREGROUND, Graph, Item, ORPHAN};
-use monitors::{Monitors, PATIENCE, Resource, Resources};
+use monitors::{Monitors, Resource, Resources};
 use plan::{Action, Observed, Owner, plan};
 
 /// How often discovery is read again.
@@ -101,7 +101,7 @@ impl GarbageCollector {
         }
         debug!(resource = resource.api.plural, group = resource.api.group, "watching owner references");
         let informer = self.informers.metadata(&resource.api);
-        self.monitors.add(informer.clone());
+        self.monitors.add(informer.clone(), self.clock.instant());
         let (graph, queue, recorder) = (self.graph.clone(), self.queue.clone(), self.recorder.clone());
         let resource = resource.clone();
         informer.on_change(move |change| {
@@ -138,10 +138,7 @@ impl GarbageCollector {
         while self.resources.read().watched.is_empty() {
             self.clock.sleep(Duration::from_millis(20)).await;
         }
-        tokio::select! {
-            () = self.monitors.synced() => {}
-            () = self.clock.sleep(PATIENCE) => {}
-        }
+        self.monitors.synced(&self.clock).await;
     }
 
     fn api(&self, resource: &Resource, namespace: &str) -> Api<DynamicObject> {

@@ -4,9 +4,11 @@
 //! - GC-3: each resource is watched once, in the version that its group prefers.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use client::Informer;
+use component_base::SharedClock;
 use kube::Client;
 use kube::api::{DynamicObject, PartialObjectMeta};
 use kube::core::ApiResource;
@@ -25,19 +27,19 @@ pub struct Resource {
 #[derive(Default)]
 pub struct Resources {
     /// By `apiVersion` and kind, every version.
-    kinds: HashMap<(String, String), std::sync::Arc<Resource>>,
+    kinds: HashMap<(String, String), Arc<Resource>>,
     /// Deletable and watchable, one version each.
-    pub watched: Vec<std::sync::Arc<Resource>>,
+    pub watched: Vec<Arc<Resource>>,
 }
 
 impl Resources {
-    pub fn of_kind(&self, api_version: &str, kind: &str) -> Option<std::sync::Arc<Resource>> {
+    pub fn of_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
         self.kinds.get(&(api_version.to_owned(), kind.to_owned())).cloned()
     }
 }
 
-fn resource((api, capabilities): &(ApiResource, ApiCapabilities)) -> std::sync::Arc<Resource> {
-    std::sync::Arc::new(Resource { api: api.clone(), namespaced: capabilities.scope == Scope::Namespaced })
+fn resource((api, capabilities): &(ApiResource, ApiCapabilities)) -> Arc<Resource> {
+    Arc::new(Resource { api: api.clone(), namespaced: capabilities.scope == Scope::Namespaced })
 }
 
 /// Events own nothing and are too many.
@@ -72,11 +74,11 @@ pub async fn discover(client: &Client) -> kube::Result<Resources> {
 #[derive(Default)]
 pub struct Monitors {
     started: Mutex<HashSet<(String, String)>>,
-    informers: Mutex<Vec<MetadataInformer>>,
+    filling: Mutex<Vec<(MetadataInformer, Instant)>>,
 }
 
 /// An informer that has not filled by then does not hold up the others.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Monitors {
     /// True the first time for a resource.
@@ -84,14 +86,24 @@ impl Monitors {
         self.started.lock().insert((resource.api.group.clone(), resource.api.plural.clone()))
     }
 
-    pub fn add(&self, informer: MetadataInformer) {
-        self.informers.lock().push(informer);
+    pub fn add(&self, informer: MetadataInformer, now: Instant) {
+        self.filling.lock().push((informer, now));
     }
 
-    pub async fn synced(&self) {
-        let informers = self.informers.lock().clone();
-        for informer in informers {
-            informer.synced().await;
+    /// Every informer is filled, or has had its time.
+    pub async fn synced(&self, clock: &SharedClock) {
+        let filling = self.filling.lock().clone();
+        if filling.is_empty() {
+            return;
         }
+        for (informer, since) in filling {
+            let left = (since + PATIENCE).saturating_duration_since(clock.instant());
+            tokio::select! {
+                () = informer.synced() => {}
+                () = clock.sleep(left) => {}
+            }
+        }
+        let now = clock.instant();
+        self.filling.lock().retain(|(informer, since)| !informer.has_synced() && *since + PATIENCE > now);
     }
 }

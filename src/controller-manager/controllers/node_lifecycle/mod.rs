@@ -142,11 +142,7 @@ impl NodeLifecycle {
         let (recorder, nodes) = (self.recorder.clone(), self.nodes.clone());
         let event = move |node: &Node, reason: &str, text: &str| {
             let name = node.metadata.name.as_deref().unwrap_or_default();
-            let message = format!(
-                "Node {name} event: {text} Node {name} {} Controller",
-                if reason == "RegisteredNode" { "in" } else { "from" }
-            );
-            recorder.event(&about(node), EventType::Normal, reason, &message);
+            recorder.event(&about(node), EventType::Normal, reason, &format!("Node {name} event: {text}"));
         };
         self.nodes.on_change(move |change| {
             let node = change.object();
@@ -154,11 +150,11 @@ impl NodeLifecycle {
             match change {
                 Change::Deleted(_) => {
                     state.lock().heard.remove(&key.name);
-                    event(node, "RemovingNode", "Removing");
+                    event(node, "RemovingNode", &format!("Removing Node {key} from Controller"));
                 }
                 Change::Added(_) => {
                     state.lock().hear(&key.name, clock.instant(), heartbeat(node), None);
-                    event(node, "RegisteredNode", "Registered");
+                    event(node, "RegisteredNode", &format!("Registered Node {key} in Controller"));
                 }
                 Change::Updated { old, new } => {
                     state.lock().hear(&key.name, clock.instant(), heartbeat(new), None);
