@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use component_base::SharedClock;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
@@ -147,7 +148,7 @@ struct Plan {
 ///
 /// # Errors
 /// When the archive is not one, or containerd refuses.
-pub async fn import(cri: &Cri, archive: Archive, default_name: &str) -> Result<Vec<String>> {
+pub async fn import(cri: &Cri, clock: &SharedClock, archive: Archive, default_name: &str) -> Result<Vec<String>> {
     let bad = |message: String| Error::Archive { archive: archive.name(), message };
     let (reader, plan) = {
         let (archive, default_name) = (archive.clone(), default_name.to_owned());
@@ -169,13 +170,19 @@ pub async fn import(cri: &Cri, archive: Archive, default_name: &str) -> Result<V
         labels: HashMap::from([("containerd.io/gc.expire".to_owned(), "2100-01-01T00:00:00Z".to_owned())]),
     };
     LeasesClient::new(cri.channel()).create(namespaced(create, "")?).await?;
-    let result = store(cri, &lease, reader, plan).await;
+    let result = store(cri, clock, &lease, reader, plan).await;
     // The lease only protects the import; what it leaves behind is collected in time.
     let _ = LeasesClient::new(cri.channel()).delete(namespaced(DeleteRequest { id: lease, sync: false }, "")?).await;
     result
 }
 
-async fn store(cri: &Cri, lease: &str, mut reader: Box<dyn ReadSeek>, plan: Plan) -> Result<Vec<String>> {
+async fn store(
+    cri: &Cri,
+    clock: &SharedClock,
+    lease: &str,
+    mut reader: Box<dyn ReadSeek>,
+    plan: Plan,
+) -> Result<Vec<String>> {
     for blob in plan.blobs {
         reader = write_blob(cri, lease, reader, blob).await?;
     }
@@ -201,20 +208,20 @@ async fn store(cri: &Cri, lease: &str, mut reader: Box<dyn ReadSeek>, plan: Plan
             }
             other => drop(other?),
         }
-        until_known(cri, &name).await?;
+        until_known(cri, clock, &name).await?;
         names.push(name);
     }
     Ok(names)
 }
 
 /// CRI hears of new images by containerd's events; callers want to use the image at once.
-async fn until_known(cri: &Cri, name: &str) -> Result<()> {
+async fn until_known(cri: &Cri, clock: &SharedClock, name: &str) -> Result<()> {
     let mut wait = Duration::from_millis(2);
     while wait < Duration::from_secs(5) {
         if cri.image_status(name).await?.is_some() {
             return Ok(());
         }
-        tokio::time::sleep(wait).await;
+        clock.sleep(wait).await;
         wait *= 2;
     }
     Err(Error::Containerd(format!("image {name} was imported but CRI does not see it")))

@@ -186,10 +186,10 @@ impl Containerd {
         }
     }
 
-    async fn import_images(&self) -> Result<()> {
+    async fn import_images(&self, clock: &SharedClock) -> Result<()> {
         let pause = &self.config.pause_image;
         if !pause.tar.is_empty() && self.cri.image_status(&pause.reference).await?.is_none() {
-            import::import(&self.cri, import::Archive::Memory(pause.tar.clone()), &pause.reference).await?;
+            import::import(&self.cri, clock, import::Archive::Memory(pause.tar.clone()), &pause.reference).await?;
         }
         let dir = self.config.images_dir();
         let mut archives: Vec<PathBuf> = std::fs::read_dir(&dir)
@@ -208,7 +208,7 @@ impl Containerd {
                 continue;
             }
             // One bad archive must not keep the node from starting.
-            match import::import(&self.cri, import::Archive::File(path.clone()), "").await {
+            match import::import(&self.cri, clock, import::Archive::File(path.clone()), "").await {
                 Ok(names) => {
                     info!(archive = %path.display(), images = ?names, "imported");
                     std::fs::write(&mark, names.join("\n")).map_err(Error::io("writing", &mark))?;
@@ -230,7 +230,7 @@ impl Service for Containerd {
         let mut process = self.obtain(&cx.clock).await?;
         let start = async {
             self.serving(&mut process, &cx.clock).await?;
-            self.import_images().await
+            self.import_images(&cx.clock).await
         };
         match cx.shutdown.run_until_cancelled(start).await {
             None => return Ok(()),
