@@ -24,14 +24,14 @@ const DEFAULT: &str = "default";
 /// Name, key and description of a ConfigMap with the certificate authority.
 struct Published {
     controller: &'static str,
-    name: &'static str,
+    config_map: &'static str,
     key: &'static str,
     annotation: (&'static str, &'static str),
 }
 
 static ROOT_CA: Published = Published {
     controller: "root-ca-certificate-publisher",
-    name: "kube-root-ca.crt",
+    config_map: "kube-root-ca.crt",
     key: "ca.crt",
     annotation: ("kubernetes.io/description", ROOT_CA_DESCRIPTION),
 };
@@ -39,7 +39,7 @@ static ROOT_CA: Published = Published {
 /// The recorded API server's ServiceAccount admission mounts this one too, so pods cannot start without it.
 static SERVICE_CA: Published = Published {
     controller: "service-ca-certificate-publisher",
-    name: "openshift-service-ca.crt",
+    config_map: "openshift-service-ca.crt",
     key: "service-ca.crt",
     annotation: ("service.beta.openshift.io/inject-cabundle", "true"),
 };
@@ -150,7 +150,7 @@ fn publisher(cx: &Context, what: &'static Published) -> Arc<dyn Controller> {
         pem: cx.config.root_ca_pem.clone(),
     };
     watch_namespaces(&this.namespaces, &this.queue);
-    watch_object(&this.config_maps, &this.queue, what.name);
+    watch_object(&this.config_maps, &this.queue, what.config_map);
     Arc::new(this)
 }
 
@@ -174,7 +174,7 @@ impl Controller for Publisher {
         if !active(&self.namespaces, namespace) {
             return Ok(None);
         }
-        let Published { name, key: entry, annotation, .. } = self.what;
+        let Published { config_map: name, key: entry, annotation, .. } = self.what;
         let data = Some(BTreeMap::from([((*entry).to_owned(), self.pem.clone())]));
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
         let doing = |verb: &str| format!("{verb} config map {namespace}/{name}");
