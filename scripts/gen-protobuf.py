@@ -5,7 +5,7 @@ Usage: scripts/gen-protobuf.py <oracle>/docs/protobuf-fields.json
 
 One line a type, in schema.txt's order: its definition name, then `number field` pairs in number order. A struct that JSON
 shows as part of the one around it is `number{ ... }`. What a field holds is known from schema.txt, but for `number=field`:
-a list that is a message of its own (Verbs).
+a list that is a message of its own (Verbs), and `number! field`: no pointer in Go though JSON leaves out the zero value.
 """
 import json
 import pathlib
@@ -21,6 +21,15 @@ RENAMED = {
     "xKubernetesPreserveUnknownFields": "x-kubernetes-preserve-unknown-fields",
     "xKubernetesValidations": "x-kubernetes-validations",
 }
+OMITZERO = {"io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta.creationTimestamp"}
+# What the codec takes the types of schema.txt for.
+LEAVES = {
+    "s": "string", "y": "bytes", "b": "bool", "i": "int32", "l": "int64", "f": "double",
+    "q": "k8s.io.apimachinery.pkg.api.resource.Quantity", "n": "k8s.io.apimachinery.pkg.util.intstr.IntOrString",
+    "t": "k8s.io.apimachinery.pkg.apis.meta.v1.Time", "T": "k8s.io.apimachinery.pkg.apis.meta.v1.MicroTime",
+    "d": "k8s.io.apimachinery.pkg.apis.meta.v1.Duration", "F": "k8s.io.apimachinery.pkg.apis.meta.v1.FieldsV1",
+}
+RAW = {"k8s.io.apimachinery.pkg.runtime.RawExtension", "k8s.io.apiextensions_apiserver.pkg.apis.apiextensions.v1.JSON"}
 # Objects whose JSON is one of several forms: their messages are known to the codec.
 VARIANTS = re.compile(r"\.JSONSchemaPropsOr\w+$")
 
@@ -35,6 +44,19 @@ def schema():
             columns = line.split("\t")
             types[name][columns[0]] = columns[1]
     return types
+
+
+def fits(kind, wire, package):
+    """Does the codec read a field of this type?"""
+    if kind.startswith("{}"):
+        value = re.fullmatch(r"map<string,\.?(.*)>", wire)
+        return value is not None and fits(kind[2:], value[1], package)
+    names = {wire, package + "." + wire}
+    if kind.startswith("#"):
+        return message_of(kind[1:]) in names
+    if kind.startswith("[]"):
+        return wire.endswith((".ExtraValue", ".Verbs")) or wire == "ExtraValue"
+    return bool(names & RAW) if kind == "*" else LEAVES[kind] in names
 
 
 def message_of(definition):
@@ -60,8 +82,12 @@ def main():
                 key = names.get(name.lower()) or names.get(RENAMED.get(name))
                 if key:
                     kind = left.pop(key)
+                    item = kind[2:] if kind.startswith("[]") and field.get("r") else kind
+                    if not fits(item, field["t"], message.rpartition(".")[0]):
+                        print(f"another type: {definition}.{key} {kind} {field}", file=sys.stderr)
                     alone = kind.startswith("[]") and not field.get("r")
-                    words.append(f"{field['n']}={key}" if alone else f"{field['n']} {key}")
+                    mark = "!" if f"{definition}.{key}" in OMITZERO else ""
+                    words.append(f"{field['n']}={key}" if alone else f"{field['n']}{mark} {key}")
                     continue
                 target = field["t"] if field["t"] in source else message.rpartition(".")[0] + "." + field["t"]
                 if target in source and any(f.lower() in {k.lower() for k in deep(source, target)} for f in left):

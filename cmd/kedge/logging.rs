@@ -11,7 +11,7 @@ pub fn init(options: &LogOptions) {
     let default = format!(
         "{level},hyper=warn,h2=warn,tower=warn,rustls=warn,kube_client=warn,hickory=warn,netlink=warn,rtnetlink=warn"
     );
-    let filter = std::env::var("RUST_LOG").ok().and_then(|text| EnvFilter::try_new(text).ok());
+    let filter = std::env::var_os("RUST_LOG").and_then(|text| EnvFilter::try_new(text.to_string_lossy()).ok());
     let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use network::cni::{self, CniEnvironment};
 
 pub fn run() -> ExitCode {
-    let get = |name: &str| std::env::var(name).unwrap_or_default();
+    let get = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default();
     let environment = CniEnvironment {
         command: get("CNI_COMMAND"),
         container_id: get("CNI_CONTAINERID"),

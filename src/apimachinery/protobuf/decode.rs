@@ -66,7 +66,7 @@ impl<'a> Decoder<'a> {
         while let Some((number, wire)) = reader.next()? {
             let Some(entry) = entries.iter().find(|e| u32::from(e.number) == number) else { continue };
             match entry.what {
-                What::Field(at) => self.field(&object.fields[usize::from(at)], wire, out)?,
+                What::Field(at) | What::Always(at) => self.field(&object.fields[usize::from(at)], wire, out)?,
                 What::Alone(at) => {
                     let field = &object.fields[usize::from(at)];
                     let items = self.items(wire.bytes(&field.name)?, &field.ty)?;

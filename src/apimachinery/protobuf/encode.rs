@@ -97,6 +97,10 @@ impl Encoder<'_> {
                     let value = map.get(field.name.as_ref()).filter(|v| !v.is_null());
                     self.field(out, number, field, value);
                 }
+                What::Always(at) => {
+                    let field = &object.fields[usize::from(at)];
+                    self.value(out, number, &field.ty, map.get(field.name.as_ref()).unwrap_or(&Value::Null));
+                }
                 What::Alone(at) => {
                     let field = &object.fields[usize::from(at)];
                     if let Some(value) = map.get(field.name.as_ref()).filter(|v| v.is_array()) {

@@ -21,6 +21,8 @@ pub struct Entry {
 pub enum What {
     /// The field at this place of the type.
     Field(u16),
+    /// The same, and written even when it is absent.
+    Always(u16),
     /// A list that is a message of its own.
     Alone(u16),
     /// A message whose fields JSON shows beside the others: a layout.
@@ -85,6 +87,8 @@ fn group<'a>(
             (number, What::Inlined((bounds.len() - 1) as u16))
         } else if let Some((number, name)) = word.split_once('=') {
             (number, What::Alone(place(name)))
+        } else if let Some(number) = word.strip_suffix('!') {
+            (number, What::Always(place(words.next().unwrap_or_default())))
         } else {
             (word, What::Field(place(words.next().unwrap_or_default())))
         };

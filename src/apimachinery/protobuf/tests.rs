@@ -63,6 +63,14 @@ fn statuses_are_upstreams_bytes() {
     }
 }
 
+/// Go's own encoding of `&v1.ConfigMap{ObjectMeta: {Name: "a"}}`, field by field.
+#[test]
+fn zero_values_that_are_no_pointers_are_written() {
+    let map = builtin_schema("io.k8s.api.core.v1.ConfigMap").unwrap();
+    let bytes = encode(&json!({"metadata": {"name": "a"}}), &map);
+    assert_eq!(bytes, b"\x0a\x11\x0a\x01a\x12\0\x1a\0\x22\0\x2a\0\x32\0\x38\0\x42\0");
+}
+
 #[test]
 fn special_types() {
     let crd = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",

@@ -275,6 +275,13 @@ impl Encoder {
 
     fn object(&mut self, out: &mut Vec<u8>, ty: EventType, object: &Object) -> bool {
         let json = match &self.cx.accepted.transform {
+            None if self.cx.accepted.format == Format::Protobuf => {
+                let Some(content) = apimachinery::protobuf::encode_object(&self.cx.served_value(object)) else {
+                    return false;
+                };
+                out.extend_from_slice(&apimachinery::protobuf::watch_frame(ty.as_str(), &content));
+                return true;
+            }
             None => self.cx.served_json(object),
             Some(transform) if transform.target == Target::PartialObjectMetadataList => return false,
             Some(transform) => match self.cx.transformed(transform, object, &mut self.columns) {
