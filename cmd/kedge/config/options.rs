@@ -35,7 +35,7 @@ pub struct AgentOptions {
     #[arg(long, env = "KEDGE_NODE_NAME", value_parser = node_name, help_heading = "Node")]
     pub node_name: Option<String>,
     /// Address of this node [default: the source address of the default route]
-    #[arg(long, env = "KEDGE_NODE_IP", help_heading = "Node")]
+    #[arg(long, env = "KEDGE_NODE_IP", value_parser = address, help_heading = "Node")]
     pub node_ip: Option<IpAddr>,
     /// Label of the node when it registers, key=value; may be repeated
     #[arg(long, env = "KEDGE_NODE_LABEL", value_delimiter = ',', value_parser = node_label, help_heading = "Node")]
@@ -70,10 +70,10 @@ pub struct ServerOptions {
     #[arg(long, env = "KEDGE_TOKEN_FILE", conflicts_with = "token", help_heading = "API server")]
     pub token_file: Option<PathBuf>,
     /// Address that the API server listens on
-    #[arg(long, env = "KEDGE_BIND_ADDRESS", default_value = "0.0.0.0", help_heading = "API server")]
+    #[arg(long, env = "KEDGE_BIND_ADDRESS", default_value = "0.0.0.0", value_parser = address, help_heading = "API server")]
     pub bind_address: IpAddr,
     /// Port that the API server listens on
-    #[arg(long, env = "KEDGE_HTTPS_LISTEN_PORT", default_value_t = 6443, value_parser = clap::value_parser!(u16).range(1..), help_heading = "API server")]
+    #[arg(long, env = "KEDGE_HTTPS_LISTEN_PORT", default_value_t = 6443, value_parser = port, help_heading = "API server")]
     pub https_listen_port: u16,
     /// Further name or address for the API server's certificate; may be repeated
     #[arg(long, env = "KEDGE_TLS_SAN", value_delimiter = ',', help_heading = "API server")]
@@ -94,16 +94,16 @@ pub struct ServerOptions {
     #[arg(long, env = "KEDGE_WRITE_KUBECONFIG_MODE", default_value = "0600", value_parser = octal_mode, help_heading = "API server")]
     pub write_kubeconfig_mode: u32,
     /// Network of the pods; each node gets a /24 of it
-    #[arg(long, env = "KEDGE_CLUSTER_CIDR", default_value = "10.42.0.0/16", help_heading = "Network")]
+    #[arg(long, env = "KEDGE_CLUSTER_CIDR", default_value = "10.42.0.0/16", value_parser = network, help_heading = "Network")]
     pub cluster_cidr: IpNet,
     /// Network of the services
-    #[arg(long, env = "KEDGE_SERVICE_CIDR", default_value = "10.43.0.0/16", help_heading = "Network")]
+    #[arg(long, env = "KEDGE_SERVICE_CIDR", default_value = "10.43.0.0/16", value_parser = network, help_heading = "Network")]
     pub service_cidr: IpNet,
     /// Ports for services of type NodePort
     #[arg(long, env = "KEDGE_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range, help_heading = "Network")]
     pub service_node_port_range: (u16, u16),
     /// Address of the cluster's DNS [default: the tenth of the service network]
-    #[arg(long, env = "KEDGE_CLUSTER_DNS", help_heading = "Network")]
+    #[arg(long, env = "KEDGE_CLUSTER_DNS", value_parser = address, help_heading = "Network")]
     pub cluster_dns: Option<IpAddr>,
     /// Domain of the cluster's DNS names
     #[arg(long, env = "KEDGE_CLUSTER_DOMAIN", default_value = "cluster.local", value_parser = domain, help_heading = "Network")]
@@ -153,6 +153,18 @@ fn node_taint(text: &str) -> Result<Taint, String> {
     }
     let (key, value) = node_label(rest)?;
     Ok(Taint { key, value, effect: effect.to_owned() })
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| "want a network, as 10.42.0.0/16".to_owned())
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "want an IP address, as 192.168.1.10".to_owned())
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|port| *port > 0).ok_or_else(|| "want a port, 1 to 65535".to_owned())
 }
 
 fn endpoint(text: &str) -> Result<PathBuf, String> {
