@@ -5,6 +5,7 @@
 //!   difference to the cache.
 //! - IN-2: the cache is updated before the handlers are called, so a handler always finds at least what it was told.
 //! - IN-3: handlers never block: they enqueue keys.
+//! - IN-4: cached objects carry no managedFields.
 
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, HashSet};
@@ -132,7 +133,10 @@ impl<K: Resource> Informer<K> {
         }))
     }
 
-    fn apply(&self, object: K) {
+    fn apply(&self, mut object: K) {
+        // Who owns which field is the server's business, and often half of an object's size; an update without it
+        // keeps what the server has.
+        object.meta_mut().managed_fields = None;
         let key = ObjectKey::of(&object);
         let new = Arc::new(object);
         let handlers = self.0.handlers.lock();
