@@ -1,5 +1,7 @@
 //! The verbs over [`ApiServer::handle`], against a real store.
 
+mod protobuf;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
