@@ -2,6 +2,7 @@
 pub mod capability;
 pub mod cgroup;
 pub mod inotify;
+pub mod memory;
 pub mod mount;
 pub mod netlink;
 pub mod netns;

@@ -15,6 +15,7 @@ use crate::server::{cluster, preflight};
 const GRACE: Duration = Duration::from_secs(5);
 
 pub fn run(options: ServerOptions) -> Result<()> {
+    sys::memory::prefer_small();
     options.validate().map_err(anyhow::Error::msg)?;
     crate::logging::init(&options.log);
     // Loaded machines have few cores to spare, and our work is short: more workers would only cost memory.

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use pki::{Pki, PkiRequest};
 use scheduler::{Scheduler, SchedulerConfig};
 use store::{SqliteConfig, SqliteStore, Store};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::node;
 use super::preflight::Held;
@@ -26,6 +26,9 @@ use super::{notify, tokens};
 use crate::config::ServerOptions;
 use crate::config::options::nth;
 use crate::version;
+
+/// When a start is over, images of the node imported and all.
+const SETTLED: Duration = Duration::from_secs(20);
 
 /// What the parts of the server share.
 pub struct Shared {
@@ -84,12 +87,21 @@ pub async fn run(options: &ServerOptions, held: Held, shutdown: CancellationToke
     if !options.disable_agent {
         node::add(&mut supervisor, options, &held, &shared)?;
     }
+    tasks.spawn(trim_after_start(shared.clock.clone()));
     let result = supervisor.run(shutdown, grace).await;
     tasks.stop().await;
     shared.api.stop().await;
     store.close().await?;
     info!("stopped");
     Ok(result?)
+}
+
+/// Starting touches code and memory that running does not.
+async fn trim_after_start(clock: SharedClock) {
+    clock.sleep(SETTLED).await;
+    if let Err(error) = sys::memory::trim() {
+        debug!(%error, "memory of the start not given back");
+    }
 }
 
 /// Logs how long each stage of the start took.
