@@ -20,6 +20,7 @@ fn pod_calls_api(s: &Scene<'_>) {
     s.create(&shell_pod("caller").replace("spec:\n", "spec:\n  serviceAccountName: reader\n"));
     s.pod_ready("caller");
     assert_eq!(s.sh("caller", "cat /var/run/secrets/kubernetes.io/serviceaccount/namespace").ok(), s.ns);
+    // curl is answered with indentation.
     let call = |path: &str| s.sh("caller", &format!("{CALL}{path}")).ok();
     let pods = format!("/api/v1/namespaces/{}/pods", s.ns);
     let denied = call(&pods);
@@ -33,8 +34,8 @@ fn pod_calls_api(s: &Scene<'_>) {
     contains(&denied, "\"code\": 403");
     s.k("create role read-pods --verb=get,list --resource=pods");
     s.k(&format!("create rolebinding read-pods --role=read-pods --serviceaccount={}:reader", s.ns));
-    s.until("allowed as bound", SHORT, || call(&pods).contains("\"kind\":\"PodList\"").then_some(()));
-    contains(&call(&format!("{pods}/caller")), "\"name\":\"caller\"");
+    s.until("allowed as bound", SHORT, || call(&pods).contains("\"kind\": \"PodList\"").then_some(()));
+    contains(&call(&format!("{pods}/caller")), "\"name\": \"caller\"");
     contains(&call(&format!("/api/v1/namespaces/{}/secrets", s.ns)), "secrets is forbidden");
     contains(&call("/api/v1/namespaces/default/pods"), "pods is forbidden");
     s.k("delete rolebinding read-pods");

@@ -103,10 +103,12 @@ fn main() -> ExitCode {
         return refuse(&problem);
     }
     cleanup::sweep();
-    if let Some(problem) = cleanup::occupied() {
-        return refuse(&problem);
+    if chosen.iter().any(|scenario| !matches!(scenario.run, Run::Before(_))) {
+        if let Some(problem) = cleanup::occupied() {
+            return refuse(&problem);
+        }
+        cleanup::network();
     }
-    cleanup::network();
     report(&all(&chosen, jobs))
 }
 

@@ -106,7 +106,10 @@ fn pause(s: &Scene<'_>) {
     s.k("set env deployment/page A=b");
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(s.json("replicasets -l app=page")["items"].as_array().map(Vec::len), Some(1), "paused means no new one");
-    contains(&s.refused("rollout undo deployment/page"), "paused");
+    contains(
+        &s.refused("rollout restart deployment/page"),
+        "can't restart paused deployment (run rollout resume first)",
+    );
     contains(&s.k("rollout resume deployment/page"), "resumed");
     s.rolled_out("page");
     assert_eq!(

@@ -99,8 +99,8 @@ fn logs(s: &Scene<'_>) {
     assert!(stamped.starts_with("20") && stamped.contains("T") && stamped.contains(" line "), "{stamped}");
     assert_eq!(s.k("logs talker --limit-bytes=6"), "line 0");
     let mut following = Running::start(&mut kubectl(s, &["logs", "-f", "talker", "--tail=1"]));
-    let first = following.line_with("line", SHORT);
-    assert_ne!(following.line_with("line", SHORT), first);
+    let first = following.line_with("\n", SHORT);
+    assert_ne!(following.line_with("\n", SHORT), first);
     // The end of the pod is the end of the stream.
     s.k("delete pod talker --wait=false");
     let code = command::wait(&mut following.0, SHORT);
