@@ -58,15 +58,17 @@ pub struct RuntimeConfig {
     pub port_mappings: Vec<PortMapping>,
 }
 
-/// A container's hostPort.
+/// A container's hostPort. containerd writes its own Go field names, which other plugins read without regard to case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
+    #[serde(alias = "HostPort")]
     pub host_port: u16,
+    #[serde(alias = "ContainerPort")]
     pub container_port: u16,
-    #[serde(default)]
+    #[serde(alias = "Protocol", default)]
     pub protocol: String,
-    #[serde(rename = "hostIP", default)]
+    #[serde(rename = "hostIP", alias = "HostIP", default)]
     pub host_ip: String,
 }
 
@@ -102,4 +104,21 @@ impl CniError {
 
 fn version_info() -> Value {
     json!({ "cniVersion": "1.0.0", "supportedVersions": VERSIONS })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RuntimeConfig;
+
+    #[test]
+    fn port_mappings_as_the_specification_and_as_containerd_write_them() {
+        for text in [
+            r#"{"portMappings":[{"hostPort":80,"containerPort":8080,"protocol":"tcp","hostIP":"1.2.3.4"}]}"#,
+            r#"{"portMappings":[{"HostPort":80,"ContainerPort":8080,"Protocol":"tcp","HostIP":"1.2.3.4"}]}"#,
+        ] {
+            let mapping = serde_json::from_str::<RuntimeConfig>(text).unwrap().port_mappings.remove(0);
+            assert_eq!((mapping.host_port, mapping.container_port), (80, 8080));
+            assert_eq!((mapping.protocol.as_str(), mapping.host_ip.as_str()), ("tcp", "1.2.3.4"));
+        }
+    }
 }
