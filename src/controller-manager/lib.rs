@@ -10,6 +10,7 @@ mod error;
 mod expectations;
 mod manager;
 mod owners;
+mod podcontrol;
 
 pub use error::Error;
 pub use manager::{Context, Controller, ControllerManager, ControllerManagerConfig};

@@ -17,6 +17,7 @@ mod node_lifecycle;
 mod pod_gc;
 mod podselect;
 mod replicaset;
+mod replicationcontroller;
 mod rollout;
 mod taint_eviction;
 
@@ -27,6 +28,7 @@ pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
         namespace_content::root_ca(cx),
         namespace_content::service_ca(cx),
         replicaset::new(cx),
+        replicationcontroller::new(cx),
         deployment::new(cx),
         node_ipam::new(cx),
         endpointslice::new(cx),

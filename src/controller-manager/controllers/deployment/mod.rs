@@ -25,11 +25,11 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use self::run::Run;
-use crate::controllers::replicaset::index_by_owner;
 use crate::controllers::rollout;
 use crate::error::{Error, gone_is_fine};
 use crate::manager::{Context, Controller};
 use crate::owners::{Claim, claim, controller_of, controller_reference, selects};
+use crate::podcontrol::index_by_owner;
 
 struct Deployments {
     client: Client,

@@ -15,10 +15,10 @@ use super::status::is_complete;
 use super::template::{
     HASH_LABEL, OWN_ANNOTATIONS, REVISION, REVISION_HISTORY, revision, same_template, template_hash,
 };
-use crate::controllers::replicaset::{owned_pods, phase};
 use crate::controllers::rollout::{self, DESIRED_REPLICAS, MAX_REPLICAS};
 use crate::error::{Error, gone_is_fine};
 use crate::owners::{controller_of, controller_reference};
+use crate::podcontrol::{owned_pods, phase};
 
 /// One look at one deployment.
 pub struct Run<'a> {
