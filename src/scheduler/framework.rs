@@ -51,7 +51,7 @@ pub trait Plugin: Send + Sync + 'static {
     /// Upstream's name.
     fn name(&self) -> &'static str;
 
-    /// The pod may not even be queued for now: the message for its condition.
+    /// The pod may not even be queued yet: the message for its condition.
     fn pre_enqueue(&self, _pod: &PodInfo) -> Result<(), String> {
         Ok(())
     }
