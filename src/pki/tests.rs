@@ -1,3 +1,5 @@
+//! Tests of `pki`.
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 

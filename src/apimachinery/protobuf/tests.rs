@@ -1,3 +1,5 @@
+//! Tests of `protobuf`.
+
 use super::wire::{Scalar, Writer};
 use super::*;
 use crate::decode::{self, Encoding};

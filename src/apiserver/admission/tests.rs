@@ -1,3 +1,5 @@
+//! Tests of `admission`.
+
 use serde_json::json;
 
 use super::*;

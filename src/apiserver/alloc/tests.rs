@@ -1,3 +1,5 @@
+//! Tests of `alloc`.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `authn`.
+
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 

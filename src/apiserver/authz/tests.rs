@@ -1,3 +1,5 @@
+//! Tests of `authz`.
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;

@@ -1,3 +1,5 @@
+//! Tests of `connect`.
+
 use serde_json::json;
 
 use super::*;

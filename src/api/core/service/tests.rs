@@ -1,3 +1,5 @@
+//! Tests of `service`.
+
 use super::*;
 use crate::checks::testing::{created, cx, texts as shown};
 use crate::kind::AllocationError;

@@ -1,3 +1,5 @@
+//! Tests of `endpointslice`.
+
 use super::*;
 use serde_json::{Value, json};
 
