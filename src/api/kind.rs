@@ -82,6 +82,10 @@ pub trait Strategy: Send + Sync + 'static {
     /// Drops what a creator may not set (status), sets generation and initial status.
     fn prepare_for_create(&self, _cx: &RequestContext, _object: &mut Value) {}
 
+    /// Defaults that depend on what [`Self::prepare_for_create`] has made: upstream fills in defaults once more when it
+    /// reads what it stored, after validation.
+    fn default_stored(&self, _object: &mut Value) {}
+
     /// Keeps of `old` what this update may not touch: an update of the main resource keeps the status, an update of
     /// `status` keeps everything else; bumps `metadata.generation` when the spec changed.
     fn prepare_for_update(&self, _cx: &RequestContext, _object: &mut Value, _old: &Value) {}
@@ -189,6 +193,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// Texts for `Warning` headers of a DELETE; `propagation` is the client's `propagationPolicy`.
     fn delete_warnings(&self, _propagation: Option<&str>) -> Vec<String> {
         Vec::new()
+    }
+
+    /// An annotation that only this version's form has, not the object itself: tables do not show it.
+    fn version_annotation(&self) -> Option<&'static str> {
+        None
     }
 
     /// Columns of `kubectl get`.

@@ -5,6 +5,7 @@
 
 use crate::schema::Node;
 use serde_json::{Number, Value};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// `strconv.Quote`: a Go string literal.
@@ -126,6 +127,55 @@ fn write_json_of(out: &mut String, value: &Value, node: Option<Node<'_>>) {
     }
 }
 
+/// As [`json_of`], but the objects at these JSON pointers have sorted fields: the JSON patch library reads the objects
+/// on its way as maps, and leaves the text of all others alone.
+pub fn json_opened(value: &Value, node: Node<'_>, opened: &BTreeSet<String>) -> String {
+    let mut out = String::new();
+    write_opened(&mut out, value, Some(node), opened, &mut String::new());
+    out
+}
+
+fn write_opened(out: &mut String, value: &Value, node: Option<Node<'_>>, opened: &BTreeSet<String>, at: &mut String) {
+    if !opened.contains(at.as_str()) {
+        return write_json_of(out, value, node);
+    }
+    let length = at.len();
+    match value {
+        Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                let _ = write!(at, "/{i}");
+                write_opened(out, item, node.and_then(|n| n.item()), opened, at);
+                at.truncate(length);
+            }
+            out.push(']');
+        }
+        Value::Object(map) => {
+            out.push('{');
+            for (i, (key, item)) in map.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                write_json_string(out, key);
+                out.push(':');
+                let _ = write!(at, "/{}", pointer_segment(key));
+                write_opened(out, item, node.and_then(|n| n.child(key)), opened, at);
+                at.truncate(length);
+            }
+            out.push('}');
+        }
+        scalar => write_json(out, scalar),
+    }
+}
+
+/// A key as a segment of a JSON pointer.
+pub fn pointer_segment(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
 /// A JSON string with Go's HTML-safe escapes.
 pub fn write_json_string(out: &mut String, s: &str) {
     out.push('"');
@@ -195,6 +245,19 @@ mod tests {
             json_of(&selector, schema.root()),
             r#"{"matchLabels":{"a":"1","b":"2"},"matchExpressions":[{"key":"a","operator":"In","values":["x"]}]}"#
         );
+    }
+
+    #[test]
+    fn opened_objects_are_sorted() {
+        let schema = crate::schema::builtin_schema("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector").unwrap();
+        let selector = json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["x"]}],
+            "matchLabels": {"a": "1"}});
+        let opened = BTreeSet::from([String::new()]);
+        assert_eq!(
+            json_opened(&selector, schema.root(), &opened),
+            r#"{"matchExpressions":[{"key":"a","operator":"In","values":["x"]}],"matchLabels":{"a":"1"}}"#
+        );
+        assert_eq!(json_opened(&selector, schema.root(), &BTreeSet::new()), json_of(&selector, schema.root()));
     }
 
     #[test]

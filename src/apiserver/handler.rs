@@ -92,6 +92,10 @@ async fn route(server: &Arc<Server>, request: Request<Body>, info: RequestInfo, 
         }
         return respond::status(&Status::path_not_found(), &Accepted::JSON, &headers);
     };
+    // The way of old versions, which is still understood but leads nowhere.
+    if info.verb == "proxy" {
+        return respond::status(&Status::path_not_found(), &Accepted::JSON, &headers);
+    }
     if crate::connect::serves(&info) {
         return crate::connect::handle(server, request, info, user, kind).boxed().await;
     }

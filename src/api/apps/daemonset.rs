@@ -50,6 +50,10 @@ impl Strategy for DaemonSet {
         if let Some(template) = spec.get_mut("template") {
             podspec::default_template(template);
         }
+        // A field upstream, which this version has as an annotation.
+        if annotation(object, TEMPLATE_GENERATION).is_none() {
+            set_template_generation(object, 0);
+        }
     }
 
     fn prepare_for_create(&self, _cx: &RequestContext, object: &mut Value) {
@@ -97,6 +101,10 @@ impl Strategy for DaemonSet {
 
     fn warnings(&self, cx: &RequestContext, object: &Value, old: Option<&Value>) -> Vec<String> {
         workload_warnings(cx, object, old)
+    }
+
+    fn version_annotation(&self) -> Option<&'static str> {
+        Some(TEMPLATE_GENERATION)
     }
 
     fn columns(&self) -> Vec<Column> {

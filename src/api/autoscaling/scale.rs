@@ -1,11 +1,13 @@
 //! Scale: the body of `deployments/scale` and its like.
 
 use apimachinery::validation::{ErrorList, Path};
-use serde_json::Value;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::access::int;
-use crate::checks::{not_negative, spec};
-use crate::kind::{Kind, RequestContext, Scope, Strategy};
+use crate::checks::{not_negative, spec, status};
+use crate::kind::{Column, Kind, RequestContext, Scope, Strategy, default_columns};
+use crate::printers::{age_of, name_of};
 
 pub struct Scale;
 
@@ -21,13 +23,38 @@ impl Strategy for Scale {
         not_negative(&mut errors, Path::new("spec").child("replicas"), int(spec(object), "replicas"));
         errors
     }
+
+    fn columns(&self) -> Vec<Column> {
+        let described = default_columns();
+        let description = |at: usize| described.get(at).map(|column| column.description.clone()).unwrap_or_default();
+        let column = |name: &'static str, ty: &'static str, description| Column {
+            name: name.into(),
+            ty: ty.into(),
+            format: "".into(),
+            description,
+            priority: 0,
+        };
+        vec![
+            column("Name", "string", description(0)),
+            column("Desired", "integer", DESIRED.into()),
+            column("Available", "integer", AVAILABLE.into()),
+            column("Age", "string", description(1)),
+        ]
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let (desired, available) = (int(spec(object), "replicas"), int(status(object), "replicas"));
+        vec![name_of(object), json!(desired), json!(available), age_of(object, now)]
+    }
 }
+
+const DESIRED: &str = "replicas is the desired number of instances for the scaled object.";
+const AVAILABLE: &str = "replicas is the actual number of observed instances of the scaled object.";
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::checks::testing::create_errors;
-    use serde_json::json;
 
     #[test]
     fn replicas_are_not_negative() {

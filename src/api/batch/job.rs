@@ -70,8 +70,6 @@ impl Strategy for Job {
     /// Needs `metadata.name` and `metadata.uid`.
     fn prepare_for_create(&self, _cx: &RequestContext, object: &mut Value) {
         generate_selector(object);
-        // labels that the template only now has
-        self.default(object);
         set(object, "status", json!({}));
         start_generation(object);
         podspec::drop_disabled_in_template(object);
@@ -80,6 +78,11 @@ impl Strategy for Job {
     fn prepare_for_update(&self, cx: &RequestContext, object: &mut Value, old: &Value) {
         podspec::drop_disabled_in_template(object);
         keep_spec_or_status(cx, object, old);
+    }
+
+    /// The template has got labels, which the job without labels takes over.
+    fn default_stored(&self, object: &mut Value) {
+        self.default(object);
     }
 
     fn validate(&self, _cx: &RequestContext, object: &Value) -> ErrorList {
@@ -408,7 +411,8 @@ mod tests {
 
     #[test]
     fn generates_selector_and_labels() {
-        let made = created(&Job, job(json!({})));
+        let mut made = created(&Job, job(json!({})));
+        Job.default_stored(&mut made);
         let labels = json!({UID_LABEL: "u", NAME_LABEL: "x", OLD_UID_LABEL: "u", OLD_NAME_LABEL: "x"});
         assert_eq!((&made["metadata"]["labels"], &made["spec"]["template"]["metadata"]["labels"]), (&labels, &labels));
         assert_eq!(made["spec"]["selector"], json!({"matchLabels": {UID_LABEL: "u"}}));

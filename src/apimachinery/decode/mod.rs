@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - DE-1: decoding never panics, whatever the bytes.
-//! - DE-2: what comes out holds no unknown fields and is in the form of [`normalize()`] for built-in types.
+//! - DE-2: what comes out holds no unknown fields and is in the form of [`normalize_sent()`] for built-in types.
 
 pub mod json;
 pub mod node;
@@ -17,7 +17,7 @@ mod yaml_errors;
 mod tests;
 
 pub use node::Node;
-pub use normalize::normalize;
+pub use normalize::{normalize, normalize_sent};
 pub use prune::{prune, repeated_keys};
 
 use crate::goformat::quote;
@@ -218,7 +218,7 @@ fn protobuf_document(
 pub fn decode_document(document: Document, schema: &Schema) -> Result<Decoded, String> {
     let typed = typed::decode(document.node, schema)?;
     let mut value = typed.value;
-    normalize(&mut value, schema);
+    normalize_sent(&mut value, schema);
     let yaml_errors = document.repeated.len();
     let strict_errors = document.repeated.into_iter().chain(typed.strict).collect();
     Ok(Decoded { value, strict_errors, yaml_errors })

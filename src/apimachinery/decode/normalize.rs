@@ -9,19 +9,32 @@ use serde_json::{Map, Value};
 
 /// Brings an object of a built-in type into the form in which the server returns it. Unknown fields go.
 pub fn normalize(value: &mut Value, schema: &Schema) {
-    object_value(value, schema.root_object(), &schema.table);
+    object_value(value, schema.root_object(), &schema.table, Empty::Null);
 }
 
-fn object_value(value: &mut Value, object: &Object, table: &Table) {
+/// As [`normalize()`], but empty lists and maps that are always written stay empty: what a client sent is told from
+/// what it left out until the object is stored.
+pub fn normalize_sent(value: &mut Value, schema: &Schema) {
+    object_value(value, schema.root_object(), &schema.table, Empty::Kept);
+}
+
+/// What becomes of empty lists and maps that are always written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Empty {
+    Null,
+    Kept,
+}
+
+fn object_value(value: &mut Value, object: &Object, table: &Table, empty: Empty) {
     match value {
-        Value::Object(map) => fields(map, object, table),
+        Value::Object(map) => fields(map, object, table, empty),
         Value::Null => {
             *value = zero_object(object, table);
         }
         // JSONSchemaPropsOrArray and its like
         Value::Array(items) if object.or_any => {
             for item in items.iter_mut().filter(|i| i.is_object()) {
-                object_value(item, object, table);
+                object_value(item, object, table, empty);
             }
         }
         _ => {}
@@ -30,11 +43,11 @@ fn object_value(value: &mut Value, object: &Object, table: &Table) {
 
 fn zero_object(object: &Object, table: &Table) -> Value {
     let mut map = Map::new();
-    fields(&mut map, object, table);
+    fields(&mut map, object, table, Empty::Null);
     Value::Object(map)
 }
 
-fn fields(map: &mut Map<String, Value>, object: &Object, table: &Table) {
+fn fields(map: &mut Map<String, Value>, object: &Object, table: &Table, empty: Empty) {
     if object.name.is_empty() {
         return;
     }
@@ -44,8 +57,9 @@ fn fields(map: &mut Map<String, Value>, object: &Object, table: &Table) {
     for field in object.fields.iter() {
         match map.get_mut(field.name.as_ref()) {
             Some(value) if !value.is_null() => {
-                inside(value, &field.ty, table);
-                if !is_empty(value, field) {
+                inside(value, &field.ty, table, empty);
+                let kept = field.always && empty == Empty::Kept && (value.is_array() || value.is_object());
+                if kept || !is_empty(value, field) {
                     continue;
                 }
             }
@@ -59,11 +73,15 @@ fn fields(map: &mut Map<String, Value>, object: &Object, table: &Table) {
     }
 }
 
-fn inside(value: &mut Value, ty: &Type, table: &Table) {
+fn inside(value: &mut Value, ty: &Type, table: &Table, empty: Empty) {
     match (ty, value) {
-        (Type::Object(id), value) => object_value(value, &table.objects[*id as usize], table),
-        (Type::List(list), Value::Array(items)) => items.iter_mut().for_each(|item| inside(item, &list.item, table)),
-        (Type::Map(map), Value::Object(entries)) => entries.values_mut().for_each(|v| inside(v, &map.value, table)),
+        (Type::Object(id), value) => object_value(value, &table.objects[*id as usize], table, empty),
+        (Type::List(list), Value::Array(items)) => {
+            items.iter_mut().for_each(|item| inside(item, &list.item, table, empty));
+        }
+        (Type::Map(map), Value::Object(entries)) => {
+            entries.values_mut().for_each(|v| inside(v, &map.value, table, empty));
+        }
         _ => {}
     }
 }

@@ -582,7 +582,7 @@ fn zero_of(node: &Node<'_>) -> Value {
     let mut map = Map::new();
     for field in fields.iter().filter(|field| field.always) {
         let value = match &field.ty {
-            _ if field.pointer => continue,
+            _ if field.pointer => Value::Null,
             Type::Object(_) => zero_of(&Node::of(node.table, &field.ty)),
             Type::String | Type::Duration => "".into(),
             Type::Int32 | Type::Int64 | Type::Float => 0.into(),

@@ -9,6 +9,7 @@ use super::{PatchError, Validation, gofmt};
 use crate::decode::{self, Node};
 use crate::goformat::quote;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// The most operations a patch may have.
 pub const MAX_OPERATIONS: usize = 10_000;
@@ -67,6 +68,16 @@ impl JsonPatch {
             )));
         }
         Ok(Self { operations, strict_errors })
+    }
+
+    /// JSON pointers of the objects and lists on the operations' ways, the root among them.
+    pub fn opened(&self) -> BTreeSet<String> {
+        let paths = self.operations.iter().flat_map(|o| [o.get("path"), o.get("from")]).flatten();
+        let mut opened = BTreeSet::from([String::new()]);
+        for path in paths.filter_map(Value::as_str) {
+            opened.extend(path.match_indices('/').map(|(at, _)| path[..at].to_owned()));
+        }
+        opened
     }
 
     /// Applies all operations to an object. On an error the object is left in between and must be thrown away.

@@ -5,7 +5,9 @@
 
 use super::{PatchError, Validation, gofmt};
 use crate::decode;
+use crate::goformat::pointer_segment;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// A parsed merge patch.
 #[derive(Debug, Clone)]
@@ -33,6 +35,13 @@ impl MergePatch {
         Ok(Self { patch, strict_errors })
     }
 
+    /// JSON pointers of the objects that the patch merges into or makes, the root among them.
+    pub fn opened(&self) -> BTreeSet<String> {
+        let mut opened = BTreeSet::new();
+        open(&self.patch, &mut String::new(), &mut opened);
+        opened
+    }
+
     pub fn apply(self, object: &mut Value) -> Result<(), PatchError> {
         match object {
             Value::Object(object) => merge(object, self.patch),
@@ -49,6 +58,20 @@ pub(super) fn cannot_unmarshal(value: &Value) -> String {
 pub(super) fn duplicate_fields(document: &decode::Node) -> Vec<String> {
     let paths = decode::repeated_keys(document);
     paths.iter().map(|path| format!("duplicate field {}", crate::goformat::quote(path))).collect()
+}
+
+/// New values are read as a whole, because nulls are taken out of them.
+fn open(patch: &Map<String, Value>, at: &mut String, opened: &mut BTreeSet<String>) {
+    opened.insert(at.clone());
+    let length = at.len();
+    for (key, item) in patch {
+        if let Value::Object(item) = item {
+            at.push('/');
+            at.push_str(&pointer_segment(key));
+            open(item, at, opened);
+            at.truncate(length);
+        }
+    }
 }
 
 fn merge(object: &mut Map<String, Value>, patch: Map<String, Value>) {

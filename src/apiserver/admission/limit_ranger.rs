@@ -28,7 +28,7 @@ impl Plugin for LimitRanger {
         if !applies(request) || !request.is("", "pods") || request.operation != Operation::Create {
             return Ok(());
         }
-        for range in ranges(request) {
+        for range in ranges(request).await {
             set_defaults(object, &range);
         }
         Ok(())
@@ -42,7 +42,7 @@ impl Plugin for LimitRanger {
         if request.is("", "pods") && request.operation == Operation::Update && request.subresource.is_empty() {
             return Ok(());
         }
-        for range in ranges(request) {
+        for range in ranges(request).await {
             let errors: Vec<String> = list(&range["spec"], "limits")
                 .iter()
                 .flat_map(|limit| match (request.kind.plural.as_ref(), text(limit, "type")) {
@@ -72,8 +72,13 @@ fn applies(request: &AdmissionRequest<'_>) -> bool {
             || request.is("", "persistentvolumeclaims") && request.subresource.is_empty())
 }
 
-fn ranges(request: &AdmissionRequest<'_>) -> Vec<Value> {
-    request.reader.peek_all("limitranges", Some(request.namespace)).iter().map(|range| range.value()).collect()
+/// Where the cache knows none, one may just have been made.
+async fn ranges(request: &AdmissionRequest<'_>) -> Vec<Value> {
+    let mut found = request.reader.peek_all("limitranges", Some(request.namespace));
+    if found.is_empty() {
+        found = request.reader.list("limitranges", Some(request.namespace)).await;
+    }
+    found.iter().map(|range| range.value()).collect()
 }
 
 fn amounts(value: &Value) -> Amounts {

@@ -4,6 +4,7 @@
 //! - AD-1: plugins run in upstream's order, all `mutate` before any `validate`.
 //! - AD-2: a plugin reads other objects only through the [`ObjectReader`].
 
+mod claim_resize;
 mod default_ingress_class;
 mod escalation;
 mod lifecycle;
@@ -11,6 +12,7 @@ mod limit_ranger;
 mod node_restriction;
 mod node_taint;
 mod priority;
+mod protection;
 mod runtime_class;
 mod service_account;
 mod tolerations;
@@ -106,6 +108,8 @@ impl Admission {
                 Box::new(node_taint::TaintNodesByCondition),
                 Box::new(priority::Priority),
                 Box::new(tolerations::DefaultTolerationSeconds),
+                Box::new(protection::StorageObjectInUseProtection),
+                Box::new(claim_resize::PersistentVolumeClaimResize),
                 Box::new(runtime_class::RuntimeClass),
                 Box::new(default_ingress_class::DefaultIngressClass),
                 Box::new(escalation::Escalation::new(authorizer)),

@@ -68,7 +68,7 @@ pub fn complete(kind: &Kind, value: &mut Value) {
         metadata.remove("selfLink");
     }
     kind.strategy.default(value);
-    decode::normalize(value, &kind.schema);
+    decode::normalize_sent(value, &kind.schema);
 }
 
 /// An empty list of managed fields is a wish (to track nothing), though the server never shows one.
@@ -192,8 +192,18 @@ pub fn decode_applied(cx: &Cx, body: &[u8], validation: FieldValidation) -> Resu
     }
 }
 
-/// The result of a patch, checked against the kind and with defaults. `shown` is what an error shows: the patch, or
-/// the result when it is absent. `strict` is what is wrong with the patch document itself.
+/// What an error about a patched object shows.
+pub enum Shown {
+    /// The patch: strategic merge patches.
+    Patch(String),
+    /// The patched object as text.
+    Result(String),
+    /// The patched object with sorted fields: server-side apply.
+    Sorted,
+}
+
+/// The result of a patch, checked against the kind and with defaults. `strict` is what is wrong with the patch
+/// document itself.
 ///
 /// # Errors
 /// 422 for a result that is no object of the kind.
@@ -201,12 +211,15 @@ pub fn decode_patched(
     cx: &Cx,
     kind: &Kind,
     object: Value,
-    shown: Option<String>,
+    shown: Shown,
     validation: FieldValidation,
     strict: Vec<String>,
 ) -> Result<Value, Status> {
-    let strategic = shown.is_some();
-    let show = shown.unwrap_or_else(|| String::from_utf8_lossy(&respond::encode_sorted(&object)).into_owned());
+    let strategic = matches!(shown, Shown::Patch(_));
+    let show = match shown {
+        Shown::Patch(text) | Shown::Result(text) => text,
+        Shown::Sorted => String::from_utf8_lossy(&respond::encode_sorted(&object)).into_owned(),
+    };
     let refuse = |error: &str| {
         let mut errors = ErrorList::new();
         errors.invalid(Path::new("patch"), show.as_str(), error);
@@ -331,6 +344,7 @@ pub fn manage_as(
     let api_version = kind.api_version();
     let versions = OtherVersions { cx };
     managedfields::update(&request(cx, kind, &api_version, options, &versions), old, object);
+    decode::normalize(object, &kind.schema);
     Ok(())
 }
 
@@ -368,5 +382,7 @@ pub fn apply_as(
                 .collect(),
         ),
     })?;
-    decode_patched(cx, kind, object, None, FieldValidation::Ignore, Vec::new())
+    let mut object = decode_patched(cx, kind, object, Shown::Sorted, FieldValidation::Ignore, Vec::new())?;
+    decode::normalize(&mut object, &kind.schema);
+    Ok(object)
 }

@@ -46,6 +46,9 @@ pub async fn store_new(cx: &Cx, object: Value, options: &WriteOptions) -> Result
 }
 
 async fn attempt(cx: &Cx, mut object: Value, options: &WriteOptions) -> Result<Value, Status> {
+    for warning in cx.kind.strategy.early_warnings(&cx.strategy_cx(), &object) {
+        cx.warn(warning);
+    }
     let name = meta::text(&object, "name").to_owned();
     let admission = admit::Admission::new(cx, Operation::Create, &name, options.dry_run);
     if name.is_empty() && !meta::text(&object, "generateName").is_empty() {
@@ -109,6 +112,7 @@ pub fn prepare_and_validate(cx: &Cx, object: &mut Value) -> Result<(), Status> {
     for warning in strategy.warnings(&strategy_cx, object, None) {
         cx.warn(warning);
     }
+    strategy.default_stored(object);
     Ok(())
 }
 

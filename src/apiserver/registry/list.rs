@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use store::{KeyRange, RangeRequest, Revision};
 
 use super::options::{ListOptions, VersionMatch};
-use super::output::{ListMeta, go_type, write_partial};
+use super::output::{ListMeta, go_type, partial_value, write_partial};
 use super::{Cx, conversion, get, tables};
 use crate::cache::{ObjectReader as _, Snapshot};
 use crate::wire::negotiate::{Format, Target};
@@ -268,7 +268,12 @@ pub fn encode(cx: &Cx, page: &Page) -> Result<Bytes, Status> {
             }
             Target::PartialObjectMetadataList => {
                 head(&mut out, "PartialObjectMetadataList", &format!("meta.k8s.io/{}", transform.version));
-                items(&mut out, &|out, object| write_partial(out, transform.version, object));
+                if cx.kind.strategy.version_annotation().is_none() {
+                    items(&mut out, &|out, object| write_partial(out, transform.version, object));
+                } else {
+                    let partial = |object: &_| partial_value(&cx.kind, transform.version, &cx.served_value(object));
+                    items(&mut out, &|out, object| out.extend_from_slice(&respond::encode(&partial(object))));
+                }
                 Ok(out.into())
             }
             Target::PartialObjectMetadata => Err(Status::not_acceptable_message(format!(

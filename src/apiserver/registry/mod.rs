@@ -211,6 +211,8 @@ fn representation(kind: &Kind, info: &RequestInfo, headers: &HeaderMap) -> Resul
         return negotiate::negotiate_watch(headers, &info.query, own);
     }
     let other_body = find_subresource(kind, &info.subresource).is_some_and(|sub| sub.kind != kind.kind);
+    // Scales have a printer; the other bodies are only ever answers.
+    let other_body = other_body && info.subresource != "scale";
     let endpoint = if other_body { Endpoint::Plain } else { own };
     negotiate::negotiate(headers, &info.query, endpoint)
 }

@@ -1,6 +1,7 @@
 //! Showing objects in the form the client asked for.
 
 use ::http::Response;
+use api::Kind;
 use apimachinery::status::Status;
 use bytes::Bytes;
 use serde_json::Value;
@@ -81,7 +82,7 @@ impl Cx {
     /// One object transformed. `columns`: the table names its columns (it is set to false once they were named).
     pub fn transformed(&self, transform: &Transform, object: &Object, columns: &mut bool) -> Result<Bytes, Status> {
         match transform.target {
-            Target::PartialObjectMetadata => {
+            Target::PartialObjectMetadata if self.kind.strategy.version_annotation().is_none() => {
                 let mut out = Vec::with_capacity(512);
                 write_partial(&mut out, transform.version, object);
                 Ok(out.into())
@@ -91,6 +92,20 @@ impl Cx {
     }
 
     pub fn transformed_value(&self, transform: &Transform, value: &Value, columns: &mut bool) -> Result<Bytes, Status> {
+        self.transformed_as(&self.kind, transform, value, columns)
+    }
+
+    /// The same for an object of another kind than the request's resource.
+    ///
+    /// # Errors
+    /// When the representation asked for does not fit.
+    pub fn transformed_as(
+        &self,
+        kind: &Kind,
+        transform: &Transform,
+        value: &Value,
+        columns: &mut bool,
+    ) -> Result<Bytes, Status> {
         match transform.target {
             Target::Table => {
                 let meta = ListMeta {
@@ -98,9 +113,9 @@ impl Cx {
                     ..ListMeta::default()
                 };
                 let named = std::mem::replace(columns, false);
-                tables::table(self, transform.version, &meta, std::slice::from_ref(value), named)
+                tables::table_of(self, kind, transform.version, &meta, std::slice::from_ref(value), named)
             }
-            Target::PartialObjectMetadata => Ok(respond::encode(&partial_value(transform.version, value))),
+            Target::PartialObjectMetadata => Ok(respond::encode(&partial_value(kind, transform.version, value))),
             Target::PartialObjectMetadataList => Err(Status::not_acceptable_message(format!(
                 "you requested PartialObjectMetadataList, but the requested object is not a list ({})",
                 go_type(self, "")
@@ -123,10 +138,17 @@ pub fn write_partial(out: &mut Vec<u8>, version: &str, object: &Object) {
     out.push(b'}');
 }
 
-pub fn partial_value(version: &str, value: &Value) -> Value {
+pub fn partial_value(kind: &Kind, version: &str, value: &Value) -> Value {
+    let mut metadata = value["metadata"].clone();
+    if let Some(hidden) = kind.strategy.version_annotation() {
+        let annotations = metadata.get_mut("annotations").and_then(Value::as_object_mut);
+        if annotations.is_some_and(|annotations| annotations.remove(hidden).is_some() && annotations.is_empty()) {
+            metadata.as_object_mut().and_then(|metadata| metadata.remove("annotations"));
+        }
+    }
     serde_json::json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": format!("meta.k8s.io/{version}"),
-        "metadata": value["metadata"],
+        "metadata": metadata,
     })
 }

@@ -4,11 +4,13 @@ use ::http::header::CONTENT_TYPE;
 use ::http::{HeaderMap, Response};
 use api::Kind;
 use apimachinery::decode::FieldValidation;
+use apimachinery::goformat::json_opened;
 use apimachinery::patch::{JsonPatch, MergePatch, PatchError, StrategicPatch, UNPROCESSABLE, Validation};
 use apimachinery::status::Status;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::codec::Shown;
 use super::options::WriteOptions;
 use super::update::{Change, Changed, apply as change_object, check_name};
 use super::{Cx, codec, meta};
@@ -103,14 +105,16 @@ pub fn patched_as(
     let (strict, shown) = match kind {
         PatchType::Json => {
             let patch = JsonPatch::parse(body, checked).map_err(refused)?;
+            let opened = patch.opened();
             patch.apply(&mut object).map_err(refused)?;
-            (patch.strict_errors, None)
+            (patch.strict_errors, Shown::Result(json_opened(&object, target.schema.root(), &opened)))
         }
         PatchType::Merge => {
             let patch = MergePatch::parse(body, checked).map_err(refused)?;
             let strict = patch.strict_errors.clone();
+            let opened = patch.opened();
             patch.apply(&mut object).map_err(refused)?;
-            (strict, None)
+            (strict, Shown::Result(json_opened(&object, target.schema.root(), &opened)))
         }
         PatchType::Strategic | PatchType::Apply => {
             let mut patch = StrategicPatch::parse(body, checked).map_err(refused)?;
@@ -118,7 +122,7 @@ pub fn patched_as(
             // Messages about the result of a strategic merge show the patch, the others show the result.
             let shown = patch.describe();
             patch.apply(&mut object, &target.schema).map_err(refused)?;
-            (strict, Some(shown))
+            (strict, Shown::Patch(shown))
         }
     };
     codec::decode_patched(cx, target, object, shown, options.validation, strict)

@@ -1,5 +1,6 @@
 //! `meta.k8s.io` Tables: what `kubectl get` prints.
 
+use api::Kind;
 use apimachinery::status::Status;
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -33,6 +34,21 @@ fn include(cx: &Cx) -> Result<Include, Status> {
 /// # Errors
 /// 400 for a bad `includeObject`.
 pub fn table(cx: &Cx, version: &str, meta: &ListMeta, objects: &[Value], columns: bool) -> Result<Bytes, Status> {
+    table_of(cx, &cx.kind, version, meta, objects, columns)
+}
+
+/// The same of objects of another kind than the request's resource.
+///
+/// # Errors
+/// 400 for a bad `includeObject`.
+pub fn table_of(
+    cx: &Cx,
+    kind: &Kind,
+    version: &str,
+    meta: &ListMeta,
+    objects: &[Value],
+    columns: bool,
+) -> Result<Bytes, Status> {
     let include = include(cx)?;
     let now = cx.now();
     let mut out = Vec::with_capacity(1024 + objects.len() * 512);
@@ -41,7 +57,7 @@ pub fn table(cx: &Cx, version: &str, meta: &ListMeta, objects: &[Value], columns
     out.extend_from_slice(b"\",\"metadata\":");
     meta.write(&mut out);
     out.extend_from_slice(b",\"columnDefinitions\":");
-    let definitions = if columns { definitions(cx) } else { Value::Null };
+    let definitions = if columns { definitions(kind) } else { Value::Null };
     out.extend_from_slice(definitions.to_string().as_bytes());
     out.extend_from_slice(b",\"rows\":[");
     for (at, object) in objects.iter().enumerate() {
@@ -49,15 +65,15 @@ pub fn table(cx: &Cx, version: &str, meta: &ListMeta, objects: &[Value], columns
             out.push(b',');
         }
         out.extend_from_slice(b"{\"cells\":");
-        out.extend_from_slice(Value::Array(cx.kind.strategy.row(object, now)).to_string().as_bytes());
-        if let Some(condition) = completed(cx, object) {
+        out.extend_from_slice(Value::Array(kind.strategy.row(object, now)).to_string().as_bytes());
+        if let Some(condition) = completed(kind, object) {
             out.extend_from_slice(b",\"conditions\":");
             out.extend_from_slice(condition.as_bytes());
         }
         out.extend_from_slice(b",\"object\":");
         match include {
             Include::None => out.extend_from_slice(b"null"),
-            Include::Metadata => out.extend_from_slice(&respond::encode(&partial_value(version, object))),
+            Include::Metadata => out.extend_from_slice(&respond::encode(&partial_value(kind, version, object))),
             Include::Object => out.extend_from_slice(&respond::encode(object)),
         }
         out.push(b'}');
@@ -67,8 +83,8 @@ pub fn table(cx: &Cx, version: &str, meta: &ListMeta, objects: &[Value], columns
 }
 
 /// A finished pod's row says so.
-fn completed(cx: &Cx, object: &Value) -> Option<String> {
-    if cx.kind.storage_key != "pods" {
+fn completed(kind: &Kind, object: &Value) -> Option<String> {
+    if kind.storage_key != "pods" {
         return None;
     }
     let (reason, message) = match object["status"]["phase"].as_str()? {
@@ -79,8 +95,8 @@ fn completed(cx: &Cx, object: &Value) -> Option<String> {
     Some(json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]).to_string())
 }
 
-fn definitions(cx: &Cx) -> Value {
-    let columns = cx.kind.strategy.columns();
+fn definitions(kind: &Kind) -> Value {
+    let columns = kind.strategy.columns();
     Value::Array(
         columns
             .iter()

@@ -345,8 +345,7 @@ pub(super) fn validate_status(pod: &Value, old: &Value) -> ErrorList {
     for (i, condition) in items(new, "conditions").iter().enumerate() {
         let ty = text(condition, "type");
         if !matches!(ty, "PodScheduled" | "Ready" | "Initialized") {
-            // Upstream looks at the conditions under `metadata` by mistake.
-            let at = Path::new("metadata").child("conditions").index(i).child("Type");
+            let at = path.child("conditions").index(i).child("Type");
             podspec::qualified_name(&mut errors, ty, &at);
         }
         if int(condition, "observedGeneration") < 0 {

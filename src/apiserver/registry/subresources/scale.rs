@@ -75,7 +75,14 @@ pub async fn handle(cx: &Cx, body: Bytes) -> Result<Response<Body>, Status> {
 fn show(cx: &Cx, parent: &Value) -> Result<Response<Body>, Status> {
     let mut scale = of_parent(cx, parent)?;
     meta::of(&mut scale).remove("managedFields");
-    Ok(cx.show_plain(200, respond::encode(&scale)))
+    let json = match &cx.accepted.transform {
+        None => respond::encode(&scale),
+        Some(transform) => {
+            let kind = codec::body_kind("autoscaling", "v1", "Scale")?;
+            cx.transformed_as(&kind, transform, &scale, &mut true)?
+        }
+    };
+    Ok(cx.show_plain(200, json))
 }
 
 fn of_parent(cx: &Cx, parent: &Value) -> Result<Value, Status> {
