@@ -1,8 +1,10 @@
-//! Control groups, version 1 (one hierarchy a controller) and version 2, by their files.
+//! Control groups, version 1 (one hierarchy a controller), version 2, and both at once, by their files.
 //!
 //! Invariants:
 //! - CG-1: a limit is written in the units of version 1 and translated for version 2 here, nowhere else.
 //! - CG-2: a group is removed only with everything below it, and only when no process is left in it.
+//! - CG-3: on a machine with both versions the limits are those of version 1, but groups go from both: runc makes a
+//!   version 2 group for every container there, and never removes its parents.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,8 +15,12 @@ use crate::mount::unescape;
 /// The hierarchies of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cgroups {
-    /// Controller name → mount point of its hierarchy.
-    V1(BTreeMap<String, PathBuf>),
+    V1 {
+        /// Controller name → mount point of its hierarchy.
+        controllers: BTreeMap<String, PathBuf>,
+        /// The version 2 hierarchy beside them (a "hybrid" machine).
+        unified: Option<PathBuf>,
+    },
     V2(PathBuf),
 }
 
@@ -93,8 +99,12 @@ impl Cgroups {
                 _ => {}
             }
         }
-        // Hybrid: the controllers are on version 1, version 2 is there for systemd alone.
-        if v1.contains_key("memory") || v1.contains_key("cpu") { Some(Self::V1(v1)) } else { v2.map(Self::V2) }
+        // Hybrid: the controllers are on version 1, version 2 is there for processes alone.
+        if v1.contains_key("memory") || v1.contains_key("cpu") {
+            Some(Self::V1 { controllers: v1, unified: v2 })
+        } else {
+            v2.map(Self::V2)
+        }
     }
 
     pub fn is_v2(&self) -> bool {
@@ -107,7 +117,7 @@ impl Cgroups {
     /// When a directory cannot be made.
     pub fn create(&self, group: &str) -> io::Result<()> {
         match self {
-            Self::V1(controllers) => {
+            Self::V1 { controllers, .. } => {
                 for (controller, root) in controllers {
                     let mut dir = root.clone();
                     for part in group.split('/').filter(|p| !p.is_empty()) {
@@ -275,7 +285,7 @@ impl Cgroups {
     fn dir(&self, controller: &str, group: &str) -> Option<PathBuf> {
         let group = group.trim_start_matches('/');
         match self {
-            Self::V1(controllers) => controllers.get(controller).map(|root| root.join(group)),
+            Self::V1 { controllers, .. } => controllers.get(controller).map(|root| root.join(group)),
             Self::V2(root) => Some(root.join(group)),
         }
     }
@@ -283,8 +293,8 @@ impl Cgroups {
     fn dirs(&self, group: &str) -> Vec<PathBuf> {
         let group = group.trim_start_matches('/');
         match self {
-            Self::V1(controllers) => {
-                let mut dirs: Vec<PathBuf> = controllers.values().map(|root| root.join(group)).collect();
+            Self::V1 { controllers, unified } => {
+                let mut dirs: Vec<PathBuf> = controllers.values().chain(unified).map(|root| root.join(group)).collect();
                 dirs.sort();
                 dirs.dedup();
                 dirs
@@ -352,9 +362,10 @@ mod tests {
                   32 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n";
         let both = format!("{v1}33 30 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n");
         for text in [v1, &both] {
-            let Some(Cgroups::V1(found)) = Cgroups::from_mountinfo(text) else { panic!("version 1") };
-            assert_eq!(found["cpuacct"], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
-            assert_eq!(found.len(), 3);
+            let Some(Cgroups::V1 { controllers, unified }) = Cgroups::from_mountinfo(text) else { panic!("version 1") };
+            assert_eq!(controllers["cpuacct"], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+            assert_eq!(controllers.len(), 3);
+            assert_eq!(unified.is_some(), text == both);
         }
         let v2 = "33 30 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         assert_eq!(Cgroups::from_mountinfo(v2), Some(Cgroups::V2("/sys/fs/cgroup".into())));
@@ -364,7 +375,7 @@ mod tests {
     #[test]
     fn limits_in_the_files_of_each_version() {
         let limits = Limits { cpu_shares: Some(102), cpu_quota: Some(20_000), memory: Some(-1), ..Limits::default() };
-        let v1 = Cgroups::V1(BTreeMap::new());
+        let v1 = Cgroups::V1 { controllers: BTreeMap::new(), unified: None };
         assert_eq!(
             v1.files(&limits),
             [
@@ -403,8 +414,15 @@ mod tests {
         let set = cgroups.set(&group, &Limits { cpu_shares: Some(100), memory: Some(64 << 20), ..Limits::default() });
         let usage = cgroups.usage(&group);
         let parent = group.rsplit_once('/').expect("has a parent").0;
+        // As runc does beside ours.
+        let beside = match &cgroups {
+            Cgroups::V1 { unified: Some(root), .. } => Some(root.join(group.trim_start_matches('/'))),
+            _ => None,
+        };
+        let made = beside.as_ref().map(std::fs::create_dir_all);
         let children = cgroups.children(parent);
         cgroups.remove(parent).expect("removed");
+        assert!(made.is_none_or(|made| made.is_ok()) && beside.is_none_or(|dir| !dir.exists()));
         set.expect("limits are set");
         assert_eq!(usage.expect("usage").memory_limit, Some(64 << 20));
         assert_eq!(children, ["inner"]);

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// Mounts a tmpfs of at most `size` bytes (none: the kernel's default) at `target`.
+/// Mounts a tmpfs of at most `size` bytes (none: the kernel's default) at `target`. Everybody may write to it, and
+/// remove only what is their own (the kernel's default, as upstream leaves it).
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn tmpfs(target: &Path, size: Option<u64>) -> io::Result<()> {
-    let mut options = String::from("mode=0777");
+    let mut options = String::from("mode=1777");
     if let Some(size) = size {
         options.push_str(&format!(",size={size}"));
     }
