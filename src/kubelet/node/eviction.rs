@@ -92,6 +92,10 @@ impl Eviction {
                 let on_disk = volume.empty_dir.as_ref().filter(|e| e.medium.as_deref().unwrap_or_default().is_empty());
                 let Some(limit) = on_disk.and_then(|e| e.size_limit.as_ref()) else { continue };
                 let allowed = quantity::value(&limit.0).and_then(|v| u64::try_from(v).ok()).unwrap_or(u64::MAX);
+                // None, as upstream reads it.
+                if allowed == 0 {
+                    continue;
+                }
                 let dir = self.shared.config.pod_dir(uid).join("volumes/kubernetes.io~empty-dir").join(&volume.name);
                 if disk_usage(&dir) > allowed {
                     let message =

@@ -11,7 +11,7 @@ pub mod subpath;
 pub mod token;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use component_base::SharedClock;
@@ -214,6 +214,7 @@ impl Volumes {
             sys::mount::tmpfs(path, None).map_err(Error::io("mounting tmpfs at", path))?;
         }
         atomic::write(path, &payload, fs_group(pod), self.clock.now()).map_err(Error::io("writing", path))?;
+        give_to(path, fs_group(pod), 0o2550)?;
         Ok(path.to_owned())
     }
 
@@ -305,12 +306,19 @@ fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> 
         let size = source.size_limit.as_ref().and_then(|q| quantity::value(&q.0)).and_then(|v| u64::try_from(v).ok());
         sys::mount::tmpfs(path, size).map_err(Error::io("mounting tmpfs at", path))?;
     }
-    if let Some(group) = group.filter(|_| fresh) {
-        chown(path, None, Some(group)).map_err(Error::io("changing the group of", path))?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o2777))
-            .map_err(Error::io("setting the mode of", path))?;
+    give_to(path, group.filter(|_| fresh), 0o2770)
+}
+
+/// Gives the root of a volume to the pod's group (`fsGroup`), adding `mode` to what everybody may do.
+fn give_to(path: &Path, group: Option<u32>, mode: u32) -> Result<()> {
+    let Some(group) = group else { return Ok(()) };
+    let meta = std::fs::metadata(path).map_err(Error::io("examining", path))?;
+    if meta.gid() == group && meta.mode() & mode == mode {
+        return Ok(());
     }
-    Ok(())
+    chown(path, None, Some(group)).map_err(Error::io("changing the group of", path))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(meta.mode() & 0o7777 | mode))
+        .map_err(Error::io("setting the mode of", path))
 }
 
 /// Checks (or makes) what a hostPath volume names.
