@@ -52,6 +52,11 @@ impl Error {
         }
     }
 
+    /// Whether the runtime is too old for the call.
+    pub fn is_unimplemented(&self) -> bool {
+        matches!(self, Self::Cri(status) if status.code() == Code::Unimplemented)
+    }
+
     /// The message without the transport's wrapping, as upstream puts it into container statuses.
     pub fn short(&self) -> String {
         match self {

@@ -30,19 +30,35 @@ pub struct RuntimeEvent {
     pub exited: bool,
 }
 
-/// Sends events to `out` until that is closed. Reconnects for ever.
+/// Sends events to `out` until that is closed. Reconnects for ever; a runtime that is still starting is waited for.
 pub async fn watch(cri: Cri, clock: SharedClock, out: mpsc::UnboundedSender<RuntimeEvent>) {
     let backoff = component_base::Backoff::RECONNECT;
     let mut failures = 0;
+    // The runtime (by its version) that was asked and has no CRI events: asking again would only fill its log.
+    let mut without = None;
+    let mut connected_before = false;
     loop {
+        let Some(version) = until_serving(&cri, &clock, &out).await else { return };
+        // Whatever happened while nobody listened was missed.
+        if connected_before && out.send(RuntimeEvent { id: String::new(), exited: false }).is_err() {
+            return;
+        }
+        connected_before = true;
         let begun = clock.instant();
-        let result = match cri.container_events().await {
-            Ok(stream) => follow_cri(stream, &out).await,
-            // 1.6 has no such call; 1.7 has it behind a switch that is off by default there.
-            Err(error) => {
-                debug!(%error, "no CRI events, following containerd's own");
-                follow_containerd(&cri, &clock, &out).await
-            }
+        if without.as_ref() != Some(&version) {
+            without = None;
+        }
+        let result = match without {
+            Some(_) => follow_containerd(&cri, &clock, &out).await,
+            None => match cri.container_events().await {
+                Ok(stream) => follow_cri(stream, &out).await,
+                // 1.6 has no such call; 1.7 has it behind a switch that is off by default there.
+                Err(error) => {
+                    debug!(%error, version, "no CRI events, following containerd's own");
+                    without = error.is_unimplemented().then_some(version);
+                    follow_containerd(&cri, &clock, &out).await
+                }
+            },
         };
         if out.is_closed() {
             return;
@@ -56,10 +72,27 @@ pub async fn watch(cri: Cri, clock: SharedClock, out: mpsc::UnboundedSender<Runt
         }
         clock.sleep(backoff.delay(failures)).await;
         failures += 1;
-        // Whatever happened meanwhile was missed.
-        if out.send(RuntimeEvent { id: String::new(), exited: false }).is_err() {
-            return;
+    }
+}
+
+/// Waits until the runtime serves CRI; its version. `None` when `out` was closed.
+async fn until_serving(cri: &Cri, clock: &SharedClock, out: &mpsc::UnboundedSender<RuntimeEvent>) -> Option<String> {
+    let mut failures = 0;
+    loop {
+        // It tells its version before it is ready for anything else.
+        let error = match cri.status().await {
+            Ok(_) => match cri.version().await {
+                Ok(version) => return Some(version.runtime_version),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        debug!(%error, "the runtime does not serve yet");
+        tokio::select! {
+            () = clock.sleep(component_base::Backoff::RECONNECT.delay(failures)) => {}
+            () = out.closed() => return None,
         }
+        failures += 1;
     }
 }
 
