@@ -24,6 +24,7 @@ use crate::error::Error;
 /// Upstream shows at most this much of an answer.
 const BODY_LIMIT: usize = 10 << 10;
 const REDIRECTS: usize = 10;
+const USER_AGENT: &str = "kube-probe/1.36";
 
 /// Whom to ask.
 #[derive(Debug, Clone)]
@@ -206,7 +207,7 @@ impl Prober {
             request = request.header(http::header::HOST, uri.authority().map_or("", |a| a.as_str()));
         }
         if !has("user-agent") {
-            request = request.header(http::header::USER_AGENT, "kube-probe/1.36");
+            request = request.header(http::header::USER_AGENT, USER_AGENT);
         }
         if !has("accept") {
             request = request.header(http::header::ACCEPT, "*/*");
@@ -242,6 +243,7 @@ impl Prober {
         let address = join(&target.ip, u16::try_from(action.port).unwrap_or(0));
         let check = async {
             let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+                .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
                 .map_err(|error| Outcome::Error(error.to_string()))?;
             let channel = endpoint.connect().await.map_err(|_| {
                 Outcome::Failure(format!(

@@ -18,6 +18,7 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use tokio::sync::broadcast;
+use tracing::debug;
 
 use self::line::{Filter, Output};
 use self::read::{LogStream, Options};
@@ -56,10 +57,10 @@ pub async fn serve(
         .map_err(Refusal::bad_request)?;
     // Subscribed before the container is looked at: its end is then seen either here or there.
     let events = state.events.subscribe();
-    let status =
-        state.runtime.container(&id).await.map_err(|error| {
-            Refusal::bad_request(format!("failed to get container status {}: {error}", quoted(&id)))
-        })?;
+    let status = state.runtime.container(&id).await.map_err(|error| {
+        debug!(%error, id, "no container status");
+        Refusal::bad_request(format!("unable to retrieve container logs for containerd://{id}"))
+    })?;
     let running = status.state() == ContainerState::ContainerRunning;
     let ended: Option<BoxFuture<'static, ()>> = match (request.follow, running) {
         (true, true) => {
