@@ -1,56 +1,16 @@
 //! A real pod in a real containerd, driven by the real kubelet against a tiny API server.
 
 #![allow(clippy::print_stderr)] // Timings and skips, for who reads the test's output.
+#![allow(dead_code)] // Not every test binary uses all of the support.
 
 mod support;
 
 use serde_json::{Value, json};
 use support::api::Api;
 use support::node::{IMAGE, Root, Running};
+use support::pods::*;
 
 const POD: &str = "/api/v1/namespaces/default/pods/p";
-
-fn is_root() -> bool {
-    let able =
-        sys::capability::is_root() && sys::process::find("containerd", &["/usr/bin", "/usr/local/bin"]).is_some();
-    if !able {
-        eprintln!("skipped: needs root and containerd");
-    }
-    able
-}
-
-fn pod(name: &str, spec: Value) -> Value {
-    let mut spec = spec;
-    spec["nodeName"] = json!("n1");
-    spec["hostNetwork"] = json!(true);
-    spec["dnsPolicy"] = json!("Default");
-    json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default", "generation": 1}, "spec": spec, "status": {"phase": "Pending"}})
-}
-
-fn condition(object: &Value, name: &str) -> bool {
-    let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    all.iter().any(|c| c["type"] == name && c["status"] == "True")
-}
-
-fn ready(object: Option<&Value>) -> bool {
-    object.is_some_and(|o| condition(o, "Ready"))
-}
-
-fn first(object: &Value) -> &Value {
-    &object["status"]["containerStatuses"][0]
-}
-
-/// Reads a file until it says what it should.
-async fn until_file(path: &std::path::Path, wanted: &str) {
-    let read = async {
-        while !std::fs::read_to_string(path).unwrap_or_default().contains(wanted) {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    let found = tokio::time::timeout(std::time::Duration::from_secs(20), read).await;
-    assert!(found.is_ok(), "{} never said {wanted:?}", path.display());
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_lives_is_adopted_restarts_and_dies() {
@@ -82,7 +42,11 @@ async fn a_pod_lives_is_adopted_restarts_and_dies() {
                 {"name": "token", "mountPath": "/token"}]}]})));
     let begun = tokio::time::Instant::from_std(component_base::RealClock::shared().instant());
     let object = api.until(POD, "ready", ready).await.expect("there");
-    eprintln!("pod ready after {:?}", begun.elapsed());
+    eprintln!(
+        "pod ready after {:?}; what was written:\n{}",
+        begun.elapsed(),
+        api.story("\"p\"", begun.into_std()).join("\n")
+    );
     assert_eq!(object["status"]["phase"], "Running");
     assert_eq!(object["status"]["podIP"], "127.0.0.1");
     assert_eq!(object["status"]["qosClass"], "Burstable");
@@ -145,29 +109,6 @@ async fn a_pod_lives_is_adopted_restarts_and_dies() {
     running.stop().await;
 }
 
-fn container(name: &str, script: &str) -> Value {
-    json!({"name": name, "image": IMAGE, "imagePullPolicy": "Never", "command": ["sh", "-c", script]})
-}
-
-fn with(mut container: Value, more: Value) -> Value {
-    for (key, value) in more.as_object().expect("an object") {
-        container[key] = value.clone();
-    }
-    container
-}
-
-fn path(name: &str) -> String {
-    format!("/api/v1/namespaces/default/pods/{name}")
-}
-
-fn phase_is(object: Option<&Value>, phase: &str) -> bool {
-    object.is_some_and(|o| o["status"]["phase"] == phase)
-}
-
-fn reason_is(object: Option<&Value>, reason: &str) -> bool {
-    object.is_some_and(|o| first(o)["state"]["waiting"]["reason"] == reason)
-}
-
 /// Many pods at once, each with something of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_pods_can_ask_for() {
@@ -178,7 +119,7 @@ async fn what_pods_can_ask_for() {
     let config = root.config();
     let api = Api::new();
     let running = Running::start(config.clone(), &api).await;
-    let sleep = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let sleep = SLEEP;
     let make = |name: &str, spec: Value| {
         let mut spec = spec;
         spec["terminationGracePeriodSeconds"] = json!(1);

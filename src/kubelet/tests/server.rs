@@ -213,3 +213,86 @@ async fn logs_streams_and_statistics_of_a_real_container() {
     tasks.stop().await;
     running.stop().await;
 }
+
+fn make(name: &str, policy: &str, script: &str, volume: &std::path::Path) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default", "generation": 1},
+        "spec": {"nodeName": "n1", "hostNetwork": true, "dnsPolicy": "Default", "restartPolicy": policy,
+            "terminationGracePeriodSeconds": 1,
+            "volumes": [{"name": "v", "hostPath": {"path": volume, "type": "DirectoryOrCreate"}}],
+            "containers": [{"name": "c", "image": IMAGE, "imagePullPolicy": "Never", "command": ["sh", "-c", script],
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]},
+        "status": {"phase": "Pending"}})
+}
+
+/// Rotation is the kubelet's own, at its own pace; whoever follows sees every line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn followed_logs_rotate_and_previous_ones_stay() {
+    if !support::pods::is_root() {
+        return;
+    }
+    let root = Root::new("rotate");
+    let mut config = root.config();
+    config.log_rotation = kubelet::config::LogRotation { max_bytes: 20_000, max_files: 3 };
+    let api = Api::new();
+    let running = Running::start(config.clone(), &api).await;
+    let tasks = TaskGroup::new();
+    let client = serve(&running, &config, &api, &tasks).await;
+
+    let volume = root.path.join("v");
+    let script = "i=0; while test ! -e /v/stop; do i=$((i+1)); echo line $i; sleep 0.005; done; echo last";
+    let pod = api.put(POD, make("p", "Never", script, &volume));
+    let again =
+        "if test -e /v/again; then echo second; while :; do sleep 0.1; done; fi; : > /v/again; echo first; exit 1";
+    let other = "/api/v1/namespaces/default/pods/again";
+    api.put(other, make("again", "Always", again, &volume));
+
+    let status = |o: &Value| o["status"]["containerStatuses"][0].clone();
+    api.until(POD, "running", |o| o.is_some_and(|o| !status(o)["state"]["running"].is_null())).await;
+    let log = config.pod_log_dir("default", "p", pod["metadata"]["uid"].as_str().expect("a uid")).join("c");
+    let files = || -> Vec<String> {
+        let entries = std::fs::read_dir(&log).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let rotated = async {
+        // The second rotation packs what the first one left.
+        while !files().iter().any(|name| name.ends_with(".gz")) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::write(volume.join("stop"), "").expect("writes");
+    };
+    let follow = client.ask("GET", "/containerLogs/default/p/c?follow=true");
+    let ((code, followed), ()) = tokio::time::timeout(DEADLINE, async { tokio::join!(follow, rotated) })
+        .await
+        .unwrap_or_else(|_| panic!("not rotated in time: {:?}", files()));
+    let lines: Vec<&str> = followed.lines().collect();
+    let (end, numbered) = lines.split_last().expect("lines");
+    assert_eq!((code, *end), (200, "last"));
+    for (index, line) in numbered.iter().enumerate() {
+        assert_eq!(*line, format!("line {}", index + 1));
+    }
+    eprintln!("{} lines in {:?}", numbered.len(), files());
+    assert!(files().len() <= 3, "{:?}", files());
+
+    // Before and after a restart.
+    let restarted = |o: Option<&Value>| {
+        o.is_some_and(|o| status(o)["restartCount"] == 1 && !status(o)["state"]["running"].is_null())
+    };
+    let object = api.until(other, "restarted", restarted).await.expect("there");
+    let logs = "/containerLogs/default/again/c";
+    assert_eq!(client.ask("GET", logs).await, (200, "second\n".into()));
+    assert_eq!(client.ask("GET", &format!("{logs}?previous=true")).await, (200, "first\n".into()));
+
+    // The runtime forgets the one that ended.
+    let id = status(&object)["lastState"]["terminated"]["containerID"].as_str().expect("an id").to_owned();
+    let bare = id.strip_prefix("containerd://").expect("containerd's");
+    running.access.cri().remove_container(bare).await.expect("removed");
+    let (code, text) = client.ask("GET", &format!("{logs}?previous=true")).await;
+    // The second when the kubelet has noticed by itself meanwhile.
+    let texts = [
+        format!("unable to retrieve container logs for {id}"),
+        "previous terminated container \"c\" in pod \"again\" not found".to_owned(),
+    ];
+    assert!(code == 400 && texts.contains(&text), "{code} {text}");
+    tasks.stop().await;
+    running.stop().await;
+}

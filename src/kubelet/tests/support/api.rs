@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use client::InProcessRequest;
+use component_base::RealClock;
 use futures::{StreamExt as _, stream};
 use http::{Method, Response, StatusCode};
 use http_body::Frame;
@@ -32,6 +33,8 @@ struct State {
     /// By path (`/api/v1/namespaces/ns/pods/p`).
     objects: BTreeMap<String, Value>,
     version: u64,
+    /// What was written when, for who wants to know where the time goes.
+    story: Vec<(Instant, String)>,
 }
 
 impl Api {
@@ -75,6 +78,8 @@ impl Api {
         if object["metadata"]["uid"].is_null() {
             object["metadata"]["uid"] = json!(uuid::Uuid::new_v4().to_string());
         }
+        let now = RealClock::shared().instant();
+        state.story.push((now, summary(path, &object)));
         let kind = if state.objects.contains_key(path) { "MODIFIED" } else { "ADDED" };
         state.objects.insert(path.to_owned(), object.clone());
         // Nobody watching is fine.
@@ -82,6 +87,13 @@ impl Api {
         drop(state);
         self.0.moved.send_replace(version);
         object
+    }
+
+    /// What was written about `name` after `since`, with the time passed.
+    pub fn story(&self, name: &str, since: Instant) -> Vec<String> {
+        let state = self.0.state.lock();
+        let told = state.story.iter().filter(|(at, text)| *at >= since && text.contains(name));
+        told.map(|(at, text)| format!("{:?} {text}", *at - since)).collect()
     }
 
     pub fn remove(&self, path: &str) -> Option<Value> {
@@ -194,6 +206,20 @@ impl Api {
         });
         Response::new(StreamBody::new(frames).boxed_unsync())
     }
+}
+
+fn summary(path: &str, object: &Value) -> String {
+    if path.contains("/events/") {
+        return format!("event of {}: {}", object["involvedObject"]["name"], object["reason"]);
+    }
+    let states: Vec<String> = object["status"]["containerStatuses"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|c| format!("{} ready={} {}", c["name"], c["ready"], c["state"]))
+        .collect();
+    let name = &object["metadata"]["name"];
+    format!("{path} {name} {} {}", object["status"]["phase"], states.join(" "))
 }
 
 /// Whether the object at `object_path` is in the collection, and selected.

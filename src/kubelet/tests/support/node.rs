@@ -92,7 +92,16 @@ impl Running {
         let start = |service: Arc<dyn Service>| {
             let ready = Ready::new();
             let cx = ServiceContext { shutdown: stop.clone(), ready: ready.clone(), clock: RealClock::shared() };
-            let run = tasks.spawn_graceful(async move { service.run(cx).await });
+            let run = tasks.spawn_graceful(async move {
+                loop {
+                    let outcome = service.run(cx.clone()).await;
+                    // As the supervisor does: what has served once is started again.
+                    match &outcome {
+                        Err(error) if cx.ready.is_set() => eprintln!("{} starts again: {error}", service.name()),
+                        _ => return outcome,
+                    }
+                }
+            });
             async move {
                 tokio::select! {
                     () = ready.wait() => {}
