@@ -28,6 +28,9 @@ const ARGS: &[&str] = &[
     "127.0.0.1",
 ];
 
+/// Cases that run side by side. Most of a failing case's time is waiting for what does not come.
+const JOBS: u32 = 10;
+
 #[derive(Default)]
 struct Options {
     record: bool,
@@ -88,7 +91,7 @@ fn run(options: &Options, folder: &Path) -> ExitCode {
     let filters: Vec<&str> = options.filters.iter().map(String::as_str).collect();
     let all = replay.list(&filters);
     let begun = Instant::now();
-    let (failed, text) = replay.cases(&filters, 4);
+    let (failed, text) = replay.cases(&filters, JOBS);
     if options.show {
         println!("{text}");
     }
@@ -102,7 +105,7 @@ fn run(options: &Options, folder: &Path) -> ExitCode {
     }
     let mut new: BTreeSet<String> = all.difference(&failed).filter(|id| !recorded.contains(*id)).cloned().collect();
     if options.record && !new.is_empty() {
-        let (unsteady, _) = replay.ids(&new, 4);
+        let (unsteady, _) = replay.ids(&new, JOBS);
         new.retain(|id| !unsteady.contains(id));
     }
 
