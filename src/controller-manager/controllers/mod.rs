@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use crate::manager::{Context, Controller};
 
+mod clusterrole_aggregation;
 mod deployment;
 mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslicemirroring;
 mod garbage_collector;
+mod job;
 mod namespace;
 mod namespace_content;
 mod node_ipam;
@@ -20,6 +22,7 @@ mod replicaset;
 mod replicationcontroller;
 mod rollout;
 mod taint_eviction;
+mod ttl_after_finished;
 
 /// Every controller, with its handlers registered.
 pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
@@ -39,5 +42,8 @@ pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
         node_lifecycle::new(cx),
         taint_eviction::new(cx),
         pod_gc::new(cx),
+        job::new(cx),
+        ttl_after_finished::new(cx),
+        clusterrole_aggregation::new(cx),
     ]
 }

@@ -24,7 +24,8 @@ impl Owner for ReplicationController {
     fn pod_selector(&self) -> Option<LabelSelector> {
         let selector = self.spec.as_ref()?.selector.clone()?;
         // Nothing, not everything, is selected by an empty one.
-        (!selector.is_empty()).then(|| LabelSelector { match_labels: Some(selector), match_expressions: None })
+        let named = !selector.is_empty();
+        named.then_some(LabelSelector { match_labels: Some(selector), match_expressions: None })
     }
 }
 
