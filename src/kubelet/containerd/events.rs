@@ -185,6 +185,17 @@ pub async fn until_disconnected(cri: &Cri) {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_runtime_that_is_not_there_is_waited_for_in_silence() {
+        let (out, mut events) = mpsc::unbounded_channel();
+        let cri = Cri::new("unix:///nowhere/containerd.sock");
+        let mut watching = std::pin::pin!(watch(cri, component_base::RealClock::shared(), out));
+        let none = tokio::time::timeout(Duration::from_millis(200), &mut watching).await;
+        assert!(none.is_err() && events.try_recv().is_err());
+        drop(events);
+        tokio::time::timeout(Duration::from_secs(10), watching).await.expect("ends with its listener");
+    }
+
     #[test]
     fn only_the_first_process_is_the_container() {
         let exit = |id: &str| TaskExit { container_id: "c".into(), id: id.into(), ..TaskExit::default() };
