@@ -81,7 +81,12 @@ def type_text(prop):
 
 def order_of(definition, fields, protobuf):
     """Go's order of fields: TypeMeta, then protobuf numbers with embedded structs in place."""
+    own = {name.lower() for name in protobuf.get("k8s.io." + definition[len(PREFIX):], {})}
     ranks = {"kind": (0, 0, 0), "apiVersion": (0, 0, 1)}
+    if definition.endswith(".OwnerReference"):
+        ranks = {"apiVersion": (0, 0, 0)}  # the one struct that is not in the order of its numbers
+    elif own & {"kind", "apiversion"}:
+        ranks = {}  # fields of its own, not those of TypeMeta
 
     def walk(message, at):
         for name, field in sorted(protobuf.get(message, {}).items(), key=lambda x: x[1]["n"]):
