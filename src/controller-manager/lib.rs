@@ -11,6 +11,7 @@ mod expectations;
 mod manager;
 mod owners;
 mod podcontrol;
+mod revisions;
 
 pub use error::Error;
 pub use manager::{Context, Controller, ControllerManager, ControllerManagerConfig};

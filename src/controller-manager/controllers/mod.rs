@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::manager::{Context, Controller};
 
 mod clusterrole_aggregation;
+mod daemonset;
 mod deployment;
 mod disruption;
 mod endpoints;
@@ -21,8 +22,11 @@ mod podselect;
 mod replicaset;
 mod replicationcontroller;
 mod rollout;
+mod statefulset;
 mod taint_eviction;
 mod ttl_after_finished;
+
+pub(crate) use deployment::template_hash;
 
 /// Every controller, with its handlers registered.
 pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
@@ -42,6 +46,8 @@ pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
         node_lifecycle::new(cx),
         taint_eviction::new(cx),
         pod_gc::new(cx),
+        daemonset::new(cx),
+        statefulset::new(cx),
         job::new(cx),
         ttl_after_finished::new(cx),
         clusterrole_aggregation::new(cx),

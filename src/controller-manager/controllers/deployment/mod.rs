@@ -25,6 +25,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use self::run::Run;
+pub use self::template::template_hash;
 use crate::controllers::rollout;
 use crate::error::{Error, gone_is_fine};
 use crate::manager::{Context, Controller};
