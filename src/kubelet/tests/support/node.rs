@@ -97,7 +97,9 @@ impl Running {
                     let outcome = service.run(cx.clone()).await;
                     // As the supervisor does: what has served once is started again.
                     match &outcome {
-                        Err(error) if cx.ready.is_set() => eprintln!("{} starts again: {error}", service.name()),
+                        Err(error) if cx.ready.is_set() && !cx.shutdown.is_cancelled() => {
+                            eprintln!("{} starts again: {error}", service.name())
+                        }
                         _ => return outcome,
                     }
                 }
@@ -126,5 +128,12 @@ impl Running {
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.stop().await;
+    }
+}
+
+/// A test that fails does not stop it in order: nothing may be started again while its root is cleared.
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
