@@ -99,8 +99,9 @@ fn read(path: &Path) -> Result<Vec<(String, Vec<String>)>> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Vec::new());
     }
-    let value: Value = serde_saphyr::from_str(&text)
-        .map_err(|error| anyhow::anyhow!("config file {} is not YAML: {error}", path.display()))?;
+    let value: Value = serde_saphyr::from_str(&text).map_err(|error| {
+        anyhow::anyhow!("config file {} is not YAML: {}", path.display(), first_line(&error.to_string()))
+    })?;
     let Value::Object(map) = value else {
         bail!("config file {}: want a map of flag names to values", path.display());
     };
@@ -114,6 +115,10 @@ fn read(path: &Path) -> Result<Vec<(String, Vec<String>)>> {
             Ok((key, values))
         })
         .collect()
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default().trim_end_matches(':')
 }
 
 fn scalar(value: &Value, key: &str, path: &Path) -> Result<String> {

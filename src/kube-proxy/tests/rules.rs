@@ -77,7 +77,8 @@ fn every_transition_is_accepted_and_packets_arrive() {
     let namespace = Namespace::new();
     for n in [2, 3] {
         let path = PathBuf::from(format!("/run/netns/{}", namespace.0));
-        let listener = sys::netns::in_namespace(&path, || async move { TcpListener::bind((Ipv4Addr::new(10, 42, 0, n), 8080)) });
+        let listener =
+            sys::netns::in_namespace(&path, || async move { TcpListener::bind((Ipv4Addr::new(10, 42, 0, n), 8080)) });
         let listener = listener.unwrap().unwrap();
         // A socket stays in the namespace that it was made in.
         std::thread::spawn(move || {

@@ -147,7 +147,11 @@ fn verify_non_root(
         (Some(0), _) => Err(Error::pod(format!("container's runAsUser breaks non-root policy {place}"))),
         (Some(_), _) => Ok(()),
         (None, Some(0)) => Err(Error::pod(format!("container has runAsNonRoot and image will run as root {place}"))),
-        (None, None) if !image.name.is_empty() => Err(Error::pod(format!(
+        // An image that names nobody runs as root.
+        (None, None) if image.name.is_empty() => {
+            Err(Error::pod(format!("container has runAsNonRoot and image will run as root {place}")))
+        }
+        (None, None) => Err(Error::pod(format!(
             "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root {place}",
             image.name
         ))),
