@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::manager::{Context, Controller};
 
 mod clusterrole_aggregation;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod disruption;
@@ -18,6 +19,7 @@ mod namespace_content;
 mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
+mod poddisruptionbudget;
 mod podselect;
 mod replicaset;
 mod replicationcontroller;
@@ -49,6 +51,8 @@ pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
         daemonset::new(cx),
         statefulset::new(cx),
         job::new(cx),
+        cronjob::new(cx),
+        poddisruptionbudget::new(cx),
         ttl_after_finished::new(cx),
         clusterrole_aggregation::new(cx),
     ]
