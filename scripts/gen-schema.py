@@ -79,6 +79,22 @@ def type_text(prop):
     return SCALARS[kind, prop.get("format")]
 
 
+CONTAINER = {
+    "envFrom": "ports", "resizePolicy": "resources", "restartPolicy": "resizePolicy",
+    "restartPolicyRules": "restartPolicy", "volumeDevices": "volumeMounts", "startupProbe": "readinessProbe",
+    "terminationMessagePolicy": "terminationMessagePath",
+}
+# Fields that stand behind another one in the Go struct than their protobuf numbers say.
+MOVED = {
+    "core.v1.Container": CONTAINER,
+    "core.v1.EphemeralContainer": CONTAINER,
+    "core.v1.PodSpec": {
+        "initContainers": "volumes", "ephemeralContainers": "containers",
+        "automountServiceAccountToken": "serviceAccount", "shareProcessNamespace": "hostIPC",
+    },
+}
+
+
 def order_of(definition, fields, protobuf):
     """Go's order of fields: TypeMeta, then protobuf numbers with embedded structs in place."""
     own = {name.lower() for name in protobuf.get("k8s.io." + definition[len(PREFIX):], {})}
@@ -100,7 +116,11 @@ def order_of(definition, fields, protobuf):
                 walk(package + "." + field["t"], at + (field["n"],))
 
     walk("k8s.io." + definition[len(PREFIX):], (1,))
-    return sorted(fields, key=lambda f: (f not in ranks, ranks.get(f, (2,)), f))
+    ordered = sorted(fields, key=lambda f: (f not in ranks, ranks.get(f, (2,)), f))
+    for field, before in MOVED.get(short(definition), {}).items():
+        ordered.remove(field)
+        ordered.insert(ordered.index(before) + 1, field)
+    return ordered
 
 
 def attributes(definition, field, prop, required, default, facts, names):
