@@ -21,6 +21,7 @@ mod node_lifecycle;
 mod pod_gc;
 mod poddisruptionbudget;
 mod podselect;
+mod protection;
 mod replicaset;
 mod replicationcontroller;
 mod rollout;
@@ -54,6 +55,9 @@ pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
         cronjob::new(cx),
         poddisruptionbudget::new(cx),
         ttl_after_finished::new(cx),
+        protection::claims(cx),
+        protection::volumes(cx),
+        protection::attributes_classes(cx),
         clusterrole_aggregation::new(cx),
     ]
 }

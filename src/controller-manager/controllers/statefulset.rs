@@ -116,7 +116,6 @@ fn plan(set: &StatefulSet, pods: &[Arc<Pod>], revisions: &Revisions<'_>, now: Ti
     let strategy = spec.update_strategy.unwrap_or_default();
     let rolling = strategy.rolling_update.unwrap_or_default();
     let partition = rolling.partition.unwrap_or(0);
-    let current_replicas = set.status.as_ref().and_then(|status| status.current_replicas).unwrap_or(0);
     let on_delete = strategy.type_.as_deref() == Some("OnDelete");
     let mut by_ordinal: Vec<(i32, &Arc<Pod>)> = pods.iter().filter_map(|pod| Some((ordinal(set, pod)?, pod))).collect();
     by_ordinal.sort_by_key(|(ordinal, _)| *ordinal);
@@ -125,13 +124,7 @@ fn plan(set: &StatefulSet, pods: &[Arc<Pod>], revisions: &Revisions<'_>, now: Ti
         match at(ordinal) {
             None => {
                 // Those below the partition stay what they were.
-                let old = if on_delete {
-                    false
-                } else if partition > 0 {
-                    ordinal < start + partition
-                } else {
-                    ordinal < start + current_replicas
-                };
+                let old = !on_delete && ordinal < start + partition;
                 plan.create.push((ordinal, !old));
             }
             Some(pod) if matches!(phase(pod), "Failed" | "Succeeded") && !is_going(pod) => {
