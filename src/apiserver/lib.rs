@@ -168,7 +168,7 @@ impl ApiServer {
             authn::Authenticator::new(cache.clone(), issuer.clone(), clock.clone(), config.static_tokens.clone());
         let admission = admission::Admission::new(authorizer.clone());
         let services =
-            alloc::ServiceAllocator::load(config.service_cidr, config.node_port_range.clone(), cache.as_ref());
+            alloc::ServiceAllocator::load(config.service_cidr, config.node_port_range.clone(), &kinds, cache.as_ref());
         let kubelets = connect::Kubelets::new(config.kubelet_client.as_ref())?;
         let requests = nonresource::metrics::RequestMetrics::new(&metrics);
         let server = Arc::new(Server {
