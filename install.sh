@@ -252,7 +252,6 @@ do_install() {
   get_binary
   get_kubectl
   modprobe -q overlay 2>/dev/null || true
-  modprobe -q br_netfilter 2>/dev/null || true
   say "installing $bin/kedge"
   stop_service # an older one; its pods keep running
   mkdir -p $bin $etc
