@@ -29,6 +29,7 @@ use crate::version;
 
 /// When a start is over, images of the node imported and all.
 const SETTLED: Duration = Duration::from_secs(20);
+const TRIM_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What the parts of the server share.
 pub struct Shared {
@@ -87,7 +88,7 @@ pub async fn run(options: &ServerOptions, held: Held, shutdown: CancellationToke
     if !options.disable_agent {
         node::add(&mut supervisor, options, &held, &shared)?;
     }
-    tasks.spawn(trim_after_start(shared.clock.clone()));
+    tasks.spawn(give_memory_back(shared.clock.clone()));
     let result = supervisor.run(shutdown, grace).await;
     tasks.stop().await;
     shared.api.stop().await;
@@ -96,11 +97,14 @@ pub async fn run(options: &ServerOptions, held: Held, shutdown: CancellationToke
     Ok(result?)
 }
 
-/// Starting touches code and memory that running does not.
-async fn trim_after_start(clock: SharedClock) {
+/// Starting, and bursts of work, touch code and memory that idling does not. Giving it back costs about a millisecond.
+async fn give_memory_back(clock: SharedClock) {
     clock.sleep(SETTLED).await;
-    if let Err(error) = sys::memory::trim() {
-        debug!(%error, "memory of the start not given back");
+    loop {
+        if let Err(error) = sys::memory::trim() {
+            debug!(%error, "memory not given back");
+        }
+        clock.sleep(TRIM_INTERVAL).await;
     }
 }
 
