@@ -18,6 +18,7 @@ pub mod error;
 pub mod handler;
 pub mod kinds;
 pub mod nonresource;
+pub mod notes;
 pub mod registry;
 pub mod reviews;
 pub mod serviceaccount;

@@ -28,6 +28,7 @@ use serde_json::Value;
 use crate::attributes::User;
 use crate::authz::Authorizer;
 use crate::cache::ObjectReader;
+use crate::notes::RequestNotes;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -54,6 +55,7 @@ pub struct AdmissionRequest<'a> {
     /// The CreateOptions, UpdateOptions, DeleteOptions of the request.
     pub options: &'a Value,
     pub reader: &'a dyn ObjectReader,
+    pub notes: &'a RequestNotes,
 }
 
 impl AdmissionRequest<'_> {
@@ -67,6 +69,16 @@ impl AdmissionRequest<'_> {
 
     pub(crate) fn forbidden(&self, text: impl std::fmt::Display) -> Status {
         Status::forbidden(&self.resource(), self.name, text)
+    }
+
+    /// Tells the client something beside the answer.
+    pub fn warn(&self, text: impl Into<String>) {
+        self.notes.warn(text);
+    }
+
+    /// Tells the audit log something.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.notes.annotate(key, value);
     }
 
     /// A create or update of the pod itself.

@@ -52,6 +52,7 @@ impl Case<'_> {
             dry_run: false,
             options: &Value::Null,
             reader: self.reader.as_ref(),
+            notes: &crate::notes::RequestNotes::default(),
         };
         Admission::new(authorizer).mutate(&request, object).await.map_err(|status| status.message)
     }

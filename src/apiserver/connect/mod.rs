@@ -26,6 +26,7 @@ pub use kubelet::Kubelets;
 
 use crate::admission::{AdmissionRequest, Operation};
 use crate::cache::{Object, ObjectReader as _};
+use crate::notes::RequestNotes;
 use crate::wire::negotiate::Accepted;
 use crate::wire::respond;
 use crate::{Body, RequestInfo, Server, User};
@@ -54,8 +55,11 @@ pub async fn handle(
     kind: Arc<Kind>,
 ) -> Response<Body> {
     let headers = request.headers().clone();
-    let outcome = dispatch(server, request, &info, &user, &kind).await;
-    outcome.unwrap_or_else(|status| respond::status(&status, &Accepted::JSON, &headers))
+    let notes = RequestNotes::default();
+    let outcome = dispatch(server, request, &info, &user, &kind, &notes).await;
+    let mut response = outcome.unwrap_or_else(|status| respond::status(&status, &Accepted::JSON, &headers));
+    notes.attach(&mut response);
+    response
 }
 
 async fn dispatch(
@@ -64,6 +68,7 @@ async fn dispatch(
     info: &RequestInfo,
     user: &User,
     kind: &Kind,
+    notes: &RequestNotes,
 ) -> Result<Response<Body>, Status> {
     let proxies = info.subresource == "proxy";
     if !proxies && info.parts.len() > 3 {
@@ -84,7 +89,7 @@ async fn dispatch(
     if info.subresource == "log" {
         return log::serve(&connect).await;
     }
-    admit(&connect, user, kind).await?;
+    admit(&connect, user, kind, notes).await?;
     match info.subresource.as_str() {
         "exec" | "attach" => exec::serve(&connect, request).await,
         "portforward" => tunnel::port_forward(&connect, request).await,
@@ -92,7 +97,7 @@ async fn dispatch(
     }
 }
 
-async fn admit(connect: &Connect<'_>, user: &User, kind: &Kind) -> Result<(), Status> {
+async fn admit(connect: &Connect<'_>, user: &User, kind: &Kind, notes: &RequestNotes) -> Result<(), Status> {
     let options = Value::Null;
     let request = AdmissionRequest {
         user,
@@ -105,6 +110,7 @@ async fn admit(connect: &Connect<'_>, user: &User, kind: &Kind) -> Result<(), St
         dry_run: false,
         options: &options,
         reader: connect.server.cache.as_ref(),
+        notes,
     };
     let mut none = Value::Null;
     connect.server.admission.mutate(&request, &mut none).await?;

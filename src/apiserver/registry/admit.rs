@@ -37,6 +37,7 @@ impl<'a> Admission<'a> {
             dry_run: self.dry_run,
             options: &self.options,
             reader: &*self.cx.server.cache,
+            notes: &self.cx.notes,
         }
     }
 

@@ -36,9 +36,9 @@ use apimachinery::gvk::{GroupKind, GroupResource, GroupVersionKind};
 use apimachinery::status::Status;
 use bytes::Bytes;
 use futures::FutureExt as _;
-use parking_lot::Mutex;
 
 use crate::cache::ResourceCache;
+use crate::notes::RequestNotes;
 use crate::wire::negotiate::{self, Accepted, Endpoint};
 use crate::wire::{body, errors, respond};
 use crate::{Body, RequestInfo, Server, User};
@@ -55,7 +55,7 @@ pub(crate) struct Cx {
     /// Where the objects live.
     pub resource: Arc<ResourceCache>,
     pub accepted: Accepted,
-    pub warnings: Mutex<Vec<String>>,
+    pub notes: RequestNotes,
 }
 
 impl Cx {
@@ -68,11 +68,7 @@ impl Cx {
     }
 
     pub fn warn(&self, text: impl Into<String>) {
-        let text = text.into();
-        let mut warnings = self.warnings.lock();
-        if !warnings.contains(&text) {
-            warnings.push(text);
-        }
+        self.notes.warn(text);
     }
 
     /// The group messages name.
@@ -132,15 +128,14 @@ pub(crate) async fn handle(
             return respond::status(&status, &plain, &headers);
         }
     };
-    let cx = Cx { server: server.clone(), info, user, headers, kind, resource, accepted, warnings: Mutex::default() };
+    let cx =
+        Cx { server: server.clone(), info, user, headers, kind, resource, accepted, notes: RequestNotes::default() };
     if let Some(warning) = cx.kind.strategy.deprecation() {
         cx.warn(warning);
     }
     let outcome = verbs(&cx, request).await;
     let mut response = outcome.unwrap_or_else(|status| respond::status(&status, &cx.accepted, &cx.headers));
-    for warning in cx.warnings.into_inner() {
-        respond::add_warning(response.headers_mut(), &warning);
-    }
+    cx.notes.attach(&mut response);
     response
 }
 

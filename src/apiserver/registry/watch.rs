@@ -259,7 +259,7 @@ impl Encoder {
             kind: cx.kind.clone(),
             resource: cx.resource.clone(),
             accepted: Accepted { pretty: false, ..cx.accepted.clone() },
-            warnings: Default::default(),
+            notes: Default::default(),
         };
         Self { same_version: conversion::same_version(&cx), cx, columns: true }
     }
