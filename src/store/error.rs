@@ -39,6 +39,15 @@ pub enum Error {
     Locked { path: String },
     #[error("the database {path} is damaged: {detail}")]
     Corrupt { path: String, detail: String },
+    /// A snapshot file that cannot be used, and why.
+    #[error("snapshot {path}: {detail}")]
+    Snapshot { path: String, detail: String },
+    /// The cluster behind the store cannot be reached: nothing has been done.
+    #[error("the datastore is unavailable: {detail}")]
+    Unavailable { detail: String },
+    /// The cluster behind the store did not answer: the write may or may not have been done.
+    #[error("the outcome is unknown: {detail}")]
+    Unknown { detail: String },
     #[error("store is closed")]
     Closed,
     #[error("database: {0}")]

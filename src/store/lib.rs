@@ -12,6 +12,7 @@
 pub mod conformance;
 mod error;
 mod model;
+pub mod snapshot;
 pub mod sqlite;
 
 pub use error::{Error, Result};

@@ -475,7 +475,7 @@ pub(crate) fn db_error(path: &Path, error: rusqlite::Error) -> Error {
     }
 }
 
-fn io_error(path: &Path, error: &std::io::Error) -> Error {
+pub(crate) fn io_error(path: &Path, error: &std::io::Error) -> Error {
     match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error::NoSpace,
         _ => Error::Database(format!("{}: {error}", path.display())),

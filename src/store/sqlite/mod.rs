@@ -14,6 +14,7 @@ mod apply;
 mod disk;
 mod history;
 mod lease;
+pub(crate) mod restore;
 mod ring;
 mod state;
 mod tasks;
