@@ -7,6 +7,7 @@
 use std::sync::{Arc, OnceLock};
 
 mod access;
+pub mod apiextensions;
 pub mod apps;
 pub mod authentication;
 pub mod authorization;
@@ -19,6 +20,7 @@ mod diff;
 pub mod discovery;
 pub mod events;
 mod godump;
+mod goregex;
 pub mod kind;
 pub mod networking;
 pub mod node;
@@ -30,6 +32,8 @@ pub mod scheduling;
 pub mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
+mod urls;
+mod webhooks;
 
 pub use kind::*;
 
@@ -52,6 +56,8 @@ const KINDS: &[fn() -> Kind] = &[
     core::secret::kind,
     core::serviceaccount::kind,
     core::service::kind,
+    // apiextensions.k8s.io/v1
+    apiextensions::customresourcedefinition::kind,
     // apps/v1
     apps::controllerrevision::kind,
     apps::daemonset::kind,

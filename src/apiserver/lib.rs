@@ -8,6 +8,7 @@
 
 pub mod admission;
 pub mod alloc;
+pub mod apiextensions;
 pub mod attributes;
 pub mod authn;
 pub mod authz;
@@ -191,6 +192,8 @@ impl ApiServer {
         });
         server.health.set_caches_loaded();
         let this = Self { server };
+        let extensions = this.clone();
+        this.server.tasks.spawn(async move { apiextensions::controllers::run(extensions).await });
         if this.server.config.manage_system_objects {
             let system = this.clone();
             this.server.tasks.spawn(async move { bootstrap::run(&system).await });

@@ -279,7 +279,7 @@ fn reset_fields<'a>(kind: &Kind, subresource: &str) -> ResetFields<'a> {
             "pods" => {
                 ResetFields::Exclude(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
             }
-            "volumeattachments" => ResetFields::Exclude(&[&["spec"], &["metadata"]]),
+            "volumeattachments" | "customresourcedefinitions" => ResetFields::Exclude(&[&["spec"], &["metadata"]]),
             "deployments" => ResetFields::Exclude(&[&["spec"], &["metadata", "labels"]]),
             _ => ResetFields::Exclude(&[&["spec"]]),
         },

@@ -118,6 +118,11 @@ async fn attempt(
             return Ok(outcome);
         }
     }
+    if cx.kind.storage_key == api::apiextensions::customresourcedefinition::STORAGE_KEY {
+        if let Some(outcome) = begin_definition(cx, key, old, &value, options).await? {
+            return Ok(outcome);
+        }
+    }
     let mut marked = value.clone();
     let grace = mark_graceful(cx, &mut marked, options);
     if matches!(grace, Grace::Pending) {
@@ -283,6 +288,31 @@ async fn begin_namespace(
     meta::of(&mut marked).insert("deletionTimestamp".into(), json!(meta::timestamp(cx.now())));
     cx.kind.strategy.mark_deleting(&mut marked);
     set_finalizers(cx, &mut marked, options);
+    if options.dry_run {
+        return Ok(Some(Attempt::Done(Deleted { gone: false, shown: Shown::Object(marked) })));
+    }
+    match cx.put(key, &marked, Some(old)).await? {
+        Written::Done(written) => {
+            let shown = Shown::Object(cx.served_value(&written));
+            Ok(Some(Attempt::Done(Deleted { gone: false, shown })))
+        }
+        Written::Lost(found) => Ok(Some(Attempt::Lost(found))),
+    }
+}
+
+/// The first deletion of a CustomResourceDefinition gives it the finalizer that takes its custom resources along.
+async fn begin_definition(
+    cx: &Cx,
+    key: &Bytes,
+    old: &Arc<Object>,
+    value: &Value,
+    options: &DeleteOptions,
+) -> Result<Option<Attempt>, Status> {
+    if old.meta.deletion_timestamp.is_some() {
+        return Ok(None);
+    }
+    let mut marked = value.clone();
+    api::apiextensions::conditions::mark_deleting(&mut marked, &meta::timestamp(cx.now()));
     if options.dry_run {
         return Ok(Some(Attempt::Done(Deleted { gone: false, shown: Shown::Object(marked) })));
     }
