@@ -13,6 +13,7 @@ use crate::{report, root};
 const LAYERS: &[(&str, u8)] = &[
     ("apimachinery", 0),
     ("api", 0),
+    ("cel", 0),
     ("store", 0),
     ("pki", 0),
     ("sys", 0),
@@ -33,6 +34,7 @@ const LAYERS: &[(&str, u8)] = &[
 const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("apimachinery", &["tokio", "hyper", "api"], "it is pure: no I/O, no clock, no runtime (rule 1)"),
     ("api", &["tokio", "hyper"], "it is pure: no I/O, no clock, no runtime (rule 1)"),
+    ("cel", &["tokio", "hyper", "api", "cel-parser", "antlr4rust"], "it is pure: no I/O, no clock, no runtime"),
     ("store", &["api", "k8s-openapi"], "it holds bytes and never knows kinds (rule 1)"),
 ];
 
