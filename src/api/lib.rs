@@ -26,6 +26,7 @@ pub mod networking;
 pub mod node;
 pub mod policy;
 pub mod printers;
+pub mod quota;
 pub mod rbac;
 mod resource_names;
 pub mod scheduling;

@@ -18,6 +18,7 @@ pub mod connect;
 pub mod error;
 pub mod handler;
 pub mod kinds;
+pub mod loopback;
 pub mod nonresource;
 pub mod notes;
 pub mod registry;
@@ -66,6 +67,7 @@ pub struct Config {
     pub manage_system_objects: bool,
     /// Largest request body, in bytes (upstream: 3 MiB).
     pub max_request_bytes: usize,
+    pub admission: admission::AdmissionConfig,
 }
 
 /// `/version`.
@@ -168,7 +170,7 @@ impl ApiServer {
         let authorizer = Arc::new(authz::Authorizer::new(cache.clone()));
         let authenticator =
             authn::Authenticator::new(cache.clone(), issuer.clone(), clock.clone(), config.static_tokens.clone());
-        let admission = admission::Admission::new(authorizer.clone());
+        let admission = admission::Admission::new(&config.admission, authorizer.clone(), clock.clone())?;
         let services =
             alloc::ServiceAllocator::load(config.service_cidr, config.node_port_range.clone(), &kinds, cache.as_ref());
         let kubelets = connect::Kubelets::new(config.kubelet_client.as_ref())?;

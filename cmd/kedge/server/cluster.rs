@@ -200,6 +200,7 @@ fn api_config(options: &ServerOptions, held: &Held, pki: &Pki) -> Result<Config>
         static_tokens,
         manage_system_objects: true,
         max_request_bytes: 3 << 20,
+        admission: apiserver::admission::AdmissionConfig::default(),
     })
 }
 

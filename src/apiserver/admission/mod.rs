@@ -5,29 +5,38 @@
 //! - AD-2: a plugin reads other objects only through the [`ObjectReader`].
 
 mod claim_resize;
+mod config;
 mod default_ingress_class;
 mod escalation;
 mod lifecycle;
 mod limit_ranger;
 mod node_restriction;
 mod node_taint;
+mod podsecurity;
 mod priority;
 mod protection;
+pub mod quota;
 mod runtime_class;
 mod service_account;
 mod tolerations;
 
 use std::sync::Arc;
 
+pub use config::AdmissionConfig;
+pub use podsecurity::PodSecurityConfig;
+
 use api::Kind;
 use apimachinery::gvk::GroupResource;
 use apimachinery::status::Status;
 use async_trait::async_trait;
+use component_base::SharedClock;
 use serde_json::Value;
 
 use crate::attributes::User;
 use crate::authz::Authorizer;
 use crate::cache::ObjectReader;
+use crate::error::Error;
+use crate::loopback::Writer;
 use crate::notes::RequestNotes;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +65,8 @@ pub struct AdmissionRequest<'a> {
     pub options: &'a Value,
     pub reader: &'a dyn ObjectReader,
     pub notes: &'a RequestNotes,
+    /// For what a plugin itself must write.
+    pub writer: &'a dyn Writer,
 }
 
 impl AdmissionRequest<'_> {
@@ -110,23 +121,43 @@ pub struct Admission {
 }
 
 impl Admission {
-    pub fn new(authorizer: Arc<Authorizer>) -> Self {
-        Self {
-            plugins: vec![
-                Box::new(lifecycle::NamespaceLifecycle),
-                Box::new(limit_ranger::LimitRanger),
-                Box::new(node_restriction::NodeRestriction),
-                Box::new(service_account::ServiceAccount),
-                Box::new(node_taint::TaintNodesByCondition),
-                Box::new(priority::Priority),
-                Box::new(tolerations::DefaultTolerationSeconds),
-                Box::new(protection::StorageObjectInUseProtection),
-                Box::new(claim_resize::PersistentVolumeClaimResize),
-                Box::new(runtime_class::RuntimeClass),
-                Box::new(default_ingress_class::DefaultIngressClass),
-                Box::new(escalation::Escalation::new(authorizer)),
-            ],
+    /// AD-1: the plugins in upstream's order.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for names of plugins that there are not.
+    pub fn new(config: &AdmissionConfig, authorizer: Arc<Authorizer>, clock: SharedClock) -> Result<Self, Error> {
+        let all: Vec<(bool, Box<dyn Plugin>)> = vec![
+            (true, Box::new(lifecycle::NamespaceLifecycle)),
+            (true, Box::new(limit_ranger::LimitRanger)),
+            (true, Box::new(service_account::ServiceAccount)),
+            (true, Box::new(node_restriction::NodeRestriction)),
+            (true, Box::new(node_taint::TaintNodesByCondition)),
+            (true, Box::new(podsecurity::PodSecurity::new(config.pod_security.clone()))),
+            (true, Box::new(priority::Priority)),
+            (true, Box::new(tolerations::DefaultTolerationSeconds)),
+            (true, Box::new(protection::StorageObjectInUseProtection)),
+            (true, Box::new(claim_resize::PersistentVolumeClaimResize)),
+            (true, Box::new(runtime_class::RuntimeClass)),
+            (true, Box::new(default_ingress_class::DefaultIngressClass)),
+            (true, Box::new(escalation::Escalation::new(authorizer))),
+            (true, Box::new(quota::ResourceQuota::new(clock, config.limited_resources.clone()))),
+        ];
+        for (flag, names) in [("enable", &config.enable), ("disable", &config.disable)] {
+            let unknown = names.iter().find(|name| !all.iter().any(|(_, plugin)| plugin.name() == *name));
+            if let Some(name) = unknown {
+                let detail = format!("{flag}-admission-plugins plugin \"{name}\" is unknown");
+                return Err(Error::Config { what: "admission", detail });
+            }
+            if let Some(name) = config.enable.iter().find(|name| config.disable.contains(name)) {
+                let detail = format!("\"{name}\" in enable-admission-plugins and disable-admission-plugins overlapped");
+                return Err(Error::Config { what: "admission", detail });
+            }
         }
+        let plugins = all.into_iter().filter_map(|(default, plugin)| {
+            let named = |list: &[String]| list.iter().any(|name| name == plugin.name());
+            ((default || named(&config.enable)) && !named(&config.disable)).then_some(plugin)
+        });
+        Ok(Self { plugins: plugins.collect() })
     }
 
     pub async fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Status> {

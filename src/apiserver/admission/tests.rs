@@ -10,6 +10,15 @@ fn kind(group: &str, plural: &str) -> Arc<Kind> {
     found.expect("a built-in kind").clone()
 }
 
+struct NoWriter;
+
+#[async_trait]
+impl Writer for NoWriter {
+    async fn put(&self, path: &str, _: &Value) -> Result<(), Status> {
+        Err(Status::internal(format!("{path} is not to be written")))
+    }
+}
+
 struct Case<'a> {
     reader: Arc<FakeReader>,
     user: User,
@@ -53,8 +62,10 @@ impl Case<'_> {
             options: &Value::Null,
             reader: self.reader.as_ref(),
             notes: &crate::notes::RequestNotes::default(),
+            writer: &NoWriter,
         };
-        Admission::new(authorizer).mutate(&request, object).await.map_err(|status| status.message)
+        let admission = Admission::new(&AdmissionConfig::default(), authorizer, component_base::RealClock::shared());
+        admission.expect("configured").mutate(&request, object).await.map_err(|status| status.message)
     }
 }
 

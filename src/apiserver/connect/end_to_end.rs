@@ -73,6 +73,7 @@ impl World {
             static_tokens: Vec::new(),
             manage_system_objects: true,
             max_request_bytes: 1 << 20,
+            admission: crate::admission::AdmissionConfig::default(),
         };
         let database = store::SqliteConfig::new(dir.path().join("kedge.db"), clock.clone());
         let store = store::SqliteStore::open(database).await.expect("store");

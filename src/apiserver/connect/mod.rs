@@ -111,6 +111,7 @@ async fn admit(connect: &Connect<'_>, user: &User, kind: &Kind, notes: &RequestN
         options: &options,
         reader: connect.server.cache.as_ref(),
         notes,
+        writer: connect.server,
     };
     let mut none = Value::Null;
     connect.server.admission.mutate(&request, &mut none).await?;

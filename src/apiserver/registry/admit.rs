@@ -38,6 +38,7 @@ impl<'a> Admission<'a> {
             options: &self.options,
             reader: &*self.cx.server.cache,
             notes: &self.cx.notes,
+            writer: &self.cx.server,
         }
     }
 

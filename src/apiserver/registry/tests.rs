@@ -1,6 +1,7 @@
 //! The verbs over [`ApiServer::handle`], against a real store.
 
 mod protobuf;
+mod quota;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -129,6 +130,7 @@ fn config() -> Config {
         static_tokens: Vec::new(),
         manage_system_objects: false,
         max_request_bytes: 3 * 1024 * 1024,
+        admission: crate::admission::AdmissionConfig::default(),
     }
 }
 

@@ -24,6 +24,7 @@ mod podselect;
 mod protection;
 mod replicaset;
 mod replicationcontroller;
+mod resourcequota;
 mod rollout;
 mod statefulset;
 mod taint_eviction;
@@ -59,5 +60,6 @@ pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
         protection::volumes(cx),
         protection::attributes_classes(cx),
         clusterrole_aggregation::new(cx),
+        resourcequota::new(cx),
     ]
 }

@@ -4,7 +4,7 @@
 //! - EV-1: a pod that a budget counts as healthy goes only when the budget allows one more disruption, and that one is
 //!   taken from the budget before the pod is deleted.
 
-use ::http::{HeaderValue, Method, Request, Response};
+use ::http::Response;
 use apimachinery::gvk::GroupResource;
 use apimachinery::labels::Selector;
 use apimachinery::status::{Cause, Status};
@@ -15,8 +15,8 @@ use super::super::options::{DeleteOptions, WriteOptions};
 use super::super::{Cx, Written, codec, delete, meta};
 use super::{created, set_condition};
 use crate::cache::ObjectReader as _;
-use crate::wire::{body, negotiate};
-use crate::{Body, Object, Peer, PeerIdentity, User, handler};
+use crate::loopback::Writer as _;
+use crate::{Body, Object};
 
 const TRIES: usize = 64;
 /// How often a budget that others change is tried.
@@ -154,21 +154,7 @@ async fn write_status(cx: &Cx, budget: &Value) -> Result<(), Status> {
         meta::text(budget, "namespace"),
         meta::text(budget, "name")
     );
-    let mut request = Request::new(body::full(budget.to_string()));
-    *request.method_mut() = Method::PUT;
-    *request.uri_mut() = path.parse().map_err(Status::internal)?;
-    let headers = request.headers_mut();
-    headers.insert(::http::header::CONTENT_TYPE, HeaderValue::from_static(negotiate::JSON));
-    headers.insert(::http::header::USER_AGENT, HeaderValue::from_static("kube-apiserver"));
-    let user = User::new("system:apiserver", &["system:masters"]);
-    let peer = Peer { addr: ([127, 0, 0, 1], 0).into(), identity: PeerIdentity::InProcess(user) };
-    let response = handler::handle(cx.server.clone(), request, peer).await;
-    if response.status().is_success() {
-        return Ok(());
-    }
-    let code = response.status().as_u16();
-    let answer = body::read(response.into_body(), cx.server.config.max_request_bytes).await?;
-    Err(serde_json::from_slice(&answer).unwrap_or_else(|_| Status::custom(code, "", "the budget could not be written")))
+    cx.server.put(&path, budget).await
 }
 
 /// Says in the pod's status why it goes.

@@ -28,7 +28,7 @@ use crate::error::{Error, gone_is_fine};
 use crate::manager::{Context, Controller};
 
 mod graph;
-mod monitors;
+pub(super) mod monitors;
 mod plan;
 
 use graph::{Effects, FOREGROUND, Graph, Item, ORPHAN};
