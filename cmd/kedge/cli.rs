@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check_config, completion, killall, version};
+use crate::commands::{check_config, completion, etcd_snapshot, killall, version};
 use crate::config::ServerOptions;
 
 /// A complete Kubernetes in one binary.
@@ -21,6 +21,8 @@ pub enum Cmd {
     CheckConfig(check_config::Options),
     /// Stop every pod and kedge's containerd, and remove their network (data stays)
     Killall(killall::Options),
+    /// Save the state of the cluster, list what was saved, and restore it
+    EtcdSnapshot(etcd_snapshot::Options),
     /// Print a shell completion script
     Completion(completion::Options),
     /// Print the version

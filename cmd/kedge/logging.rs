@@ -6,7 +6,12 @@ use crate::config::{LogFormat, LogOptions};
 
 /// Installs the subscriber. `RUST_LOG` refines what is logged.
 pub fn init(options: &LogOptions) {
-    let level = if options.debug { "debug" } else { "info" };
+    init_at(options, "info");
+}
+
+/// The same, for a command that logs from `level` on.
+pub fn init_at(options: &LogOptions, level: &str) {
+    let level = if options.debug { "debug" } else { level };
     // Libraries speak only when something is wrong.
     let default = format!(
         "{level},hyper=warn,h2=warn,tower=warn,rustls=warn,kube_client=warn,hickory=warn,netlink=warn,rtnetlink=warn"

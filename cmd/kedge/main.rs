@@ -9,6 +9,7 @@ mod config;
 mod logging;
 mod pause_image;
 mod server;
+mod snapshots;
 mod version;
 
 use std::process::ExitCode;

@@ -11,11 +11,13 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
+pub mod etcd_backend;
 mod model;
 pub mod snapshot;
 pub mod sqlite;
 
 pub use error::{Error, Result};
+pub use etcd_backend::{EtcdConfig, EtcdStore};
 pub use model::*;
 pub use sqlite::{AutoCompaction, SqliteConfig, SqliteStore};
 

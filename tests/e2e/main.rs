@@ -12,6 +12,7 @@
 mod access;
 mod app;
 mod bad_input;
+mod datastore;
 mod network;
 mod probes;
 mod resources;
@@ -51,6 +52,7 @@ pub enum Run {
 fn scenarios() -> Vec<&'static Scenario> {
     [
         startup::SCENARIOS,
+        datastore::SCENARIOS,
         app::SCENARIOS,
         network::SCENARIOS,
         workloads::SCENARIOS,

@@ -3,6 +3,7 @@
 pub mod check_config;
 pub mod cni;
 pub mod completion;
+pub mod etcd_snapshot;
 pub mod killall;
 pub mod server;
 pub mod version;
@@ -16,6 +17,7 @@ pub fn run(command: Cmd) -> Result<()> {
         Cmd::Server(options) => server::run(*options),
         Cmd::CheckConfig(options) => check_config::run(&options),
         Cmd::Killall(options) => killall::run(&options),
+        Cmd::EtcdSnapshot(options) => etcd_snapshot::run(&options),
         Cmd::Completion(options) => completion::run(&options),
         Cmd::Version(options) => version::run(&options),
     }

@@ -4,6 +4,7 @@
 //! - CF-1: flag beats environment beats `config.yaml.d/*.yaml` (later files first) beats `config.yaml`.
 //! - CF-2: an unknown key or a bad value ends the program before it has touched anything.
 
+pub mod datastore;
 pub mod file;
 pub mod options;
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
+use super::datastore::{DatastoreOptions, SnapshotOptions};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Text,
@@ -108,6 +110,10 @@ pub struct ServerOptions {
     /// Domain of the cluster's DNS names
     #[arg(long, env = "KEDGE_CLUSTER_DOMAIN", default_value = "cluster.local", value_parser = domain, help_heading = "Network")]
     pub cluster_domain: String,
+    #[command(flatten)]
+    pub datastore: DatastoreOptions,
+    #[command(flatten)]
+    pub snapshots: SnapshotOptions,
     /// Run no kubelet, no containerd, no proxy and no DNS here
     #[arg(long, env = "KEDGE_DISABLE_AGENT", help_heading = "Components")]
     pub disable_agent: bool,
@@ -232,6 +238,7 @@ impl ServerOptions {
         if let Some(dns) = self.cluster_dns.filter(|dns| !service.contains(dns)) {
             return Err(format!("--cluster-dns {dns}: want an address inside --service-cidr {service}"));
         }
+        self.datastore.validate()?;
         if let Some(ip) = self.agent.node_ip.filter(|ip| ip.is_unspecified() || ip.is_multicast()) {
             return Err(format!("--node-ip {ip}: want an address of this machine"));
         }

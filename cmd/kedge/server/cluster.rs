@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use apiserver::{ApiServer, Config, KubeletClient, User, VersionInfo, tls};
 use async_trait::async_trait;
-use bytes::Bytes;
 use client::{Client, Informers};
 use component_base::supervisor::BoxError;
 use component_base::{
@@ -17,12 +16,13 @@ use controller_manager::{ControllerManager, ControllerManagerConfig};
 use ipnet::IpNet;
 use pki::{Pki, PkiRequest};
 use scheduler::{Scheduler, SchedulerConfig};
-use store::{SqliteConfig, SqliteStore, Store};
 use tracing::{debug, info};
 
+use super::admin::Control;
 use super::node;
 use super::preflight::Held;
-use super::{notify, tokens};
+use super::schedule::{self, Scheduled};
+use super::{datastore, notify, tokens};
 use crate::config::ServerOptions;
 use crate::config::options::nth;
 use crate::version;
@@ -58,15 +58,23 @@ pub fn user(name: &str, groups: &[&str]) -> User {
 ///
 /// # Errors
 /// When something cannot be started.
-pub async fn run(options: &ServerOptions, held: Held, shutdown: CancellationToken, grace: Duration) -> Result<()> {
+pub async fn run(
+    options: &ServerOptions,
+    held: &Held,
+    control: &Control,
+    shutdown: CancellationToken,
+    grace: Duration,
+) -> Result<()> {
     let clock = RealClock::shared();
     let metrics = Metrics::new();
     let stages = Stages::new(&clock);
-    let pki = stages.time("certificates", async { prepare_pki(options, &held, &clock) }).await?;
-    let store = stages.time("store", open_store(options, &clock)).await?;
-    let config = api_config(options, &held, &pki)?;
-    let opened: Arc<dyn Store> = store.clone();
-    let api = stages.time("watch caches", ApiServer::new(config, opened, clock.clone(), metrics.clone())).await?;
+    let pki = stages.time("certificates", async { prepare_pki(options, held, &clock) }).await?;
+    let datastore = stages.time("store", datastore::open(options, &clock)).await?;
+    let store = datastore.store();
+    let config = api_config(options, held, &pki)?;
+    control.serve(Some(store.clone()));
+    let api =
+        stages.time("watch caches", ApiServer::new(config, store.clone(), clock.clone(), metrics.clone())).await?;
 
     let tasks = TaskGroup::new();
     let loopback = user("system:apiserver", &["system:masters"]);
@@ -86,10 +94,15 @@ pub async fn run(options: &ServerOptions, held: Held, shutdown: CancellationToke
         supervisor.add(Scheduler::new(SchedulerConfig::default(), client, shared.informers.clone(), &shared.metrics));
     }
     if !options.disable_agent {
-        node::add(&mut supervisor, options, &held, &shared)?;
+        node::add(&mut supervisor, options, held, &shared)?;
+    }
+    // A cluster of its own is saved by those who run it.
+    if !options.snapshots.etcd_disable_snapshots && !options.datastore.external() {
+        tasks.spawn(schedule::run(scheduled(options, control), store.clone(), shared.clock.clone()));
     }
     tasks.spawn(give_memory_back(shared.clock.clone()));
     let result = supervisor.run(shutdown, grace).await;
+    control.serve(None);
     tasks.stop().await;
     shared.api.stop().await;
     store.close().await?;
@@ -160,14 +173,15 @@ fn prepare_pki(options: &ServerOptions, held: &Held, clock: &SharedClock) -> Res
     Ok(pki)
 }
 
-async fn open_store(options: &ServerOptions, clock: &SharedClock) -> Result<Arc<SqliteStore>> {
-    let folder = options.agent.data_dir.join("server/db");
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let mut config = SqliteConfig::new(folder.join("state.db"), clock.clone());
-    // Leases and events are renewed or repeated: losing the last seconds of them in a crash loses nothing.
-    config.relaxed_prefixes =
-        ["/registry/leases/", "/registry/events/"].map(|prefix| Bytes::from_static(prefix.as_bytes())).to_vec();
-    Ok(SqliteStore::open(config).await?)
+fn scheduled(options: &ServerOptions, control: &Control) -> Scheduled {
+    let snapshots = &options.snapshots;
+    Scheduled {
+        schedule: snapshots.etcd_snapshot_schedule_cron.schedule.clone(),
+        folder: control.snapshot_dir.clone(),
+        name: snapshots.etcd_snapshot_name.clone(),
+        node_name: control.node_name.clone(),
+        retention: snapshots.etcd_snapshot_retention,
+    }
 }
 
 fn api_config(options: &ServerOptions, held: &Held, pki: &Pki) -> Result<Config> {

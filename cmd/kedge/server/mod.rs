@@ -1,7 +1,10 @@
 //! What `kedge server` does, in order: [`preflight`], then [`cluster`] wires the services together.
 
+pub mod admin;
 pub mod cluster;
+pub mod datastore;
 pub mod node;
 pub mod notify;
 pub mod preflight;
+pub mod schedule;
 pub mod tokens;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::manager::{Context, Controller};
 
 mod clusterrole_aggregation;
-mod cronjob;
+pub mod cronjob;
 mod daemonset;
 mod deployment;
 mod disruption;

@@ -10,7 +10,7 @@
 //!
 //! Invariants: ST-1, ST-2, ST-3 (see the crate) and those of the modules.
 
-mod apply;
+pub(crate) mod apply;
 mod disk;
 mod history;
 mod lease;

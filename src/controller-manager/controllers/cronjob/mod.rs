@@ -6,7 +6,7 @@
 //! Invariants:
 //! - CJ-1: one Job per due time: its name is made of the time. Nothing is polled; the next time is waited for.
 
-mod schedule;
+pub mod schedule;
 
 use std::sync::Arc;
 use std::time::Duration;
