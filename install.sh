@@ -262,6 +262,7 @@ do_install() {
   start_service
   wait_ready
   [ "$sample" = yes ] && start_sample
+  sync # a power cut now must not cost what was just installed
   cat <<END
 
 kedge is running. What to type next:

@@ -26,6 +26,7 @@ use crate::containers::text;
 use crate::cri::{Cri, v1};
 use crate::error::{Error, Result};
 use crate::images::Images;
+use crate::images::durable::Durable;
 use crate::node::{Node, facts};
 use crate::objects::Objects;
 use crate::podworkers::{PodWorkers, Shared};
@@ -142,6 +143,7 @@ impl Kubelet {
         Ok(Arc::new(Shared {
             client: self.client.clone(),
             images: Images::new(cri.clone(), recorder.clone(), clock.clone()),
+            durable: Durable::new(cri.clone(), tasks.clone()),
             volumes: Volumes::new(self.client.clone(), objects.clone(), clock.clone()),
             status: StatusManager::new(self.client.clone(), clock.clone(), tasks),
             probes: Probes::new(prober.clone(), recorder.clone(), clock.clone(), tasks.clone()),

@@ -40,6 +40,15 @@ pub fn bind_beneath(root: &Path, path: &Path, target: &Path) -> io::Result<()> {
     bind(Path::new(&format!("/proc/self/fd/{}", found.as_raw_fd())), target)
 }
 
+/// Writes out everything of the file system that holds `path`.
+///
+/// # Errors
+/// When it cannot be opened, or the disk refuses.
+pub fn flush(path: &Path) -> io::Result<()> {
+    let dir = std::fs::File::open(path)?;
+    nix::unistd::syncfs(&dir).map_err(io::Error::from)
+}
+
 /// Makes the mount at `target` propagate to its peers (which bidirectional volume mounts need).
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 //! - IG-2: credentials appear in no log, no event and no error.
 
 pub mod auth;
+pub mod durable;
 pub mod reference;
 
 use std::collections::{HashMap, HashSet};

@@ -17,6 +17,7 @@ use crate::containers::field_path;
 use crate::cri::Cri;
 use crate::error::{Error, Result};
 use crate::images::Images;
+use crate::images::durable::Durable;
 use crate::objects::Objects;
 use crate::probes::Probes;
 use crate::probes::prober::Prober;
@@ -39,6 +40,7 @@ pub struct Shared {
     pub client: Client,
     pub cri: Cri,
     pub images: Images,
+    pub durable: Durable,
     pub volumes: Volumes,
     pub objects: Objects,
     pub status: StatusManager,

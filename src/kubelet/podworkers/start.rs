@@ -108,6 +108,7 @@ impl Worker {
             }
         };
         let restart_count = runtime.container(name).map_or(0, |record| record.restart_count + 1);
+        let image_id = image.id.clone();
         let built = self.configure(pod, container, sandbox, restart_count, mounted, image, target).await;
         let container_config = built.map_err(|error| {
             let message = error.short();
@@ -120,6 +121,7 @@ impl Worker {
             Refusal::new("CreateContainerError", error.short())
         })?;
         shared.own(&id, Self::uid(pod));
+        shared.durable.used(&image_id);
         shared.event(pod, Some(name), EventType::Normal, "Created", "Container created");
         shared.cri.start_container(&id).await.map_err(|error| {
             warn(&error.short());

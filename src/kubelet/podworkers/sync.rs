@@ -191,6 +191,7 @@ impl Worker {
         match made.await {
             Ok(id) => {
                 shared.own(&id, Self::uid(pod));
+                shared.durable.used("(sandbox)");
                 Ok(id)
             }
             Err(error) => {

@@ -134,7 +134,7 @@ fn terminated(record: &ContainerRecord) -> ContainerState {
         exit_code: record.exit_code,
         reason: Some(reason.to_owned()),
         message: Some(record.message.clone()).filter(|m| !m.is_empty()),
-        started_at: record.started_at.map(Time),
+        started_at: Some(Time(record.started_at.unwrap_or(Timestamp::UNIX_EPOCH))),
         finished_at: record.finished_at.map(Time),
         container_id: Some(format!("containerd://{}", record.id)),
         signal: None,
