@@ -208,6 +208,16 @@ pub(crate) fn keep_spec_or_status(cx: &RequestContext, object: &mut Value, old: 
     }
 }
 
+/// An update of a status that keeps what clients say in the metadata.
+pub(crate) fn keep_metadata(object: &mut Value, old: &Value) {
+    let was = meta(old);
+    if let Some(now) = object.get_mut("metadata") {
+        for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
+            copy_field(now, was, key);
+        }
+    }
+}
+
 /// `acme.io/foo`.
 pub(crate) fn domain_prefixed_path(errors: &mut ErrorList, path: Path, value: &str) {
     if value.is_empty() {
@@ -255,6 +265,7 @@ pub(crate) mod testing {
             now: "2026-01-02T03:04:05Z".parse().expect("a literal time"),
             user: "admin".into(),
             subresource: subresource.into(),
+            identity: None,
         }
     }
 

@@ -71,6 +71,16 @@ pub struct RequestContext {
     pub user: String,
     /// "" or a subresource name: a strategy sees `status` here when the status is what is being written.
     pub subresource: String,
+    /// The rest of who the user is, for kinds that ask for it ([`Strategy::wants_identity`]).
+    pub identity: Option<Box<Identity>>,
+}
+
+/// What is known of a user besides the name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub uid: String,
+    pub groups: Vec<String>,
+    pub extra: std::collections::BTreeMap<String, Vec<String>>,
 }
 
 /// A kind's behaviour. Every method works on the object as JSON; the order on a write is
@@ -78,6 +88,11 @@ pub struct RequestContext {
 pub trait Strategy: Send + Sync + 'static {
     /// Fills in upstream's defaults. Idempotent.
     fn default(&self, _object: &mut Value) {}
+
+    /// The kind records who made an object: [`RequestContext::identity`] is filled in.
+    fn wants_identity(&self) -> bool {
+        false
+    }
 
     /// Drops what a creator may not set (status), sets generation and initial status.
     fn prepare_for_create(&self, _cx: &RequestContext, _object: &mut Value) {}

@@ -7,13 +7,17 @@
 use std::sync::{Arc, OnceLock};
 
 mod access;
+pub mod admissionregistration;
 pub mod apiextensions;
+pub mod apiregistration;
 pub mod apps;
 pub mod authentication;
 pub mod authorization;
 pub mod autoscaling;
 pub mod batch;
+pub mod certificates;
 mod checks;
+mod conditions;
 pub mod coordination;
 pub mod core;
 mod diff;
@@ -57,6 +61,15 @@ const KINDS: &[fn() -> Kind] = &[
     core::secret::kind,
     core::serviceaccount::kind,
     core::service::kind,
+    // admissionregistration.k8s.io/v1
+    admissionregistration::mutatingadmissionpolicy::kind,
+    admissionregistration::mutatingadmissionpolicybinding::kind,
+    admissionregistration::mutatingwebhookconfiguration::kind,
+    admissionregistration::validatingadmissionpolicy::kind,
+    admissionregistration::validatingadmissionpolicybinding::kind,
+    admissionregistration::validatingwebhookconfiguration::kind,
+    // apiregistration.k8s.io/v1
+    apiregistration::apiservice::kind,
     // apiextensions.k8s.io/v1
     apiextensions::customresourcedefinition::kind,
     // apps/v1
@@ -79,6 +92,8 @@ const KINDS: &[fn() -> Kind] = &[
     // batch/v1
     batch::cronjob::kind,
     batch::job::kind,
+    // certificates.k8s.io/v1
+    certificates::certificatesigningrequest::kind,
     // coordination.k8s.io/v1
     coordination::lease::kind,
     // discovery.k8s.io/v1

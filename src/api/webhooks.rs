@@ -20,7 +20,7 @@ pub(crate) fn check_url(errors: &mut ErrorList, path: &Path, text: &str) {
         errors.invalid(path.clone(), url.scheme.as_str(), &format!("'https' is the only allowed URL scheme{FORM}"));
     }
     if url.host.is_empty() {
-        errors.invalid(path.clone(), url.host.as_str(), &format!("host must be provided{FORM}"));
+        errors.invalid(path.clone(), url.host.as_str(), &format!("host must be specified{FORM}"));
     }
     if let Some(user) = &url.user {
         errors.invalid(path.clone(), user.as_str(), "user information is not permitted in the URL");
@@ -42,10 +42,10 @@ pub(crate) fn check_service(
     port: i64,
 ) {
     if name.is_empty() {
-        errors.required(path.child("name"), "service name is required");
+        errors.required(path.child("name"), "");
     }
     if namespace.is_empty() {
-        errors.required(path.child("namespace"), "service namespace is required");
+        errors.required(path.child("namespace"), "");
     }
     let found = names::is_valid_port_num(port);
     if !found.is_empty() {
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(
             texts(|e, p| check_service(e, p, "", "n", Some("a//"), 0)),
             [
-                "c.namespace: Required value: service namespace is required",
+                "c.namespace: Required value",
                 "c.port: Invalid value: 0: port is not valid: must be between 1 and 65535, inclusive",
                 "c.path: Invalid value: \"a//\": must start with a '/'",
                 "c.path: Invalid value: \"a//\": segment[0] may not be empty",

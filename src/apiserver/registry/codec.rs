@@ -281,8 +281,12 @@ fn reset_fields<'a>(kind: &Kind, subresource: &str) -> ResetFields<'a> {
             }
             "volumeattachments" | "customresourcedefinitions" => ResetFields::Exclude(&[&["spec"], &["metadata"]]),
             "deployments" => ResetFields::Exclude(&[&["spec"], &["metadata", "labels"]]),
+            "certificatesigningrequests" => ResetFields::Exclude(&[&["spec"], &["status", "conditions"]]),
+            "apiservices" | "validatingadmissionpolicies" => ResetFields::Exclude(&[&["spec"], &["metadata"]]),
             _ => ResetFields::Exclude(&[&["spec"]]),
         },
+        "approval" => ResetFields::Exclude(&[&["spec"], &["status", "certificate"]]),
+        "" if kind.plural == "certificatesigningrequests" => ResetFields::Exclude(&[&["spec"], &["status"]]),
         "finalize" => ResetFields::Exclude(&[&["status"]]),
         "" if super::find_subresource(kind, "status").is_some() => ResetFields::Exclude(&[&["status"]]),
         _ => ResetFields::None,

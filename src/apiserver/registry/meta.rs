@@ -100,6 +100,14 @@ const VALIDATED_AGAIN: &[&str] = &[
     "rolebindings",
     "clusterrolebindings",
     "endpointslices",
+    "apiservices",
+    "certificatesigningrequests",
+    "mutatingadmissionpolicies",
+    "mutatingadmissionpolicybindings",
+    "mutatingwebhookconfigurations",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+    "validatingwebhookconfigurations",
 ];
 
 pub fn validate_new(cx: &Cx, object: &Value) -> ErrorList {

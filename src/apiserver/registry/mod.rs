@@ -65,7 +65,16 @@ impl Cx {
     }
 
     pub fn strategy_cx(&self) -> RequestContext {
-        RequestContext { now: self.now(), user: self.user.name.clone(), subresource: self.info.subresource.clone() }
+        let identity = || {
+            let User { uid, groups, extra, .. } = self.user.clone();
+            Box::new(api::Identity { uid, groups, extra })
+        };
+        RequestContext {
+            now: self.now(),
+            user: self.user.name.clone(),
+            subresource: self.info.subresource.clone(),
+            identity: self.kind.strategy.wants_identity().then(identity),
+        }
     }
 
     pub fn warn(&self, text: impl Into<String>) {
