@@ -4,6 +4,7 @@
 //! - AD-1: plugins run in upstream's order, all `mutate` before any `validate`.
 //! - AD-2: a plugin reads other objects only through the [`ObjectReader`].
 
+mod certificates;
 mod claim_resize;
 mod config;
 mod default_ingress_class;
@@ -138,6 +139,9 @@ impl Admission {
             (true, Box::new(protection::StorageObjectInUseProtection)),
             (true, Box::new(claim_resize::PersistentVolumeClaimResize)),
             (true, Box::new(runtime_class::RuntimeClass)),
+            (true, Box::new(certificates::CertificateApproval(authorizer.clone()))),
+            (true, Box::new(certificates::CertificateSigning(authorizer.clone()))),
+            (true, Box::new(certificates::CertificateSubjectRestriction)),
             (true, Box::new(default_ingress_class::DefaultIngressClass)),
             (true, Box::new(escalation::Escalation::new(authorizer))),
             (true, Box::new(quota::ResourceQuota::new(clock, config.limited_resources.clone()))),

@@ -8,6 +8,7 @@
 //! - BO-2: roles and bindings only ever gain rules and subjects here, and none when their
 //!   `rbac.authorization.kubernetes.io/autoupdate` annotation is `false`.
 
+mod apiservices;
 mod kubernetes;
 mod rbac;
 
@@ -46,11 +47,13 @@ pub async fn run(server: &ApiServer) {
         let mut rest = rbac::objects();
         rest.extend(priority_classes(server));
         rest.extend(kubernetes::objects(server));
+        rest.extend(apiservices::objects(server));
         errors.extend(front.all(rest).await);
         if errors.is_empty() {
             server.server.health.set_bootstrapped();
             let millis = clock.instant().duration_since(start).as_millis();
             info!(millis, "system objects are in place");
+            apiservices::follow(&front).await;
             return;
         }
         warn!(attempt, count = errors.len(), first = errors[0], "system objects could not all be written");
