@@ -154,7 +154,7 @@ pub trait Strategy: Send + Sync + 'static {
     }
 
     /// What a `Warning` header says on every request of this kind, reads too.
-    fn deprecation(&self) -> Option<&'static str> {
+    fn deprecation(&self) -> Option<Str> {
         None
     }
 
@@ -212,6 +212,11 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// An annotation that only this version's form has, not the object itself: tables do not show it.
     fn version_annotation(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The strategy itself, for whoever made it: custom resources have ways that the registry must know.
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
         None
     }
 

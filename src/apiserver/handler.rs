@@ -87,7 +87,7 @@ async fn route(server: &Arc<Server>, request: Request<Body>, info: RequestInfo, 
     let headers = request.headers().clone();
     let Some(kind) = server.kinds.find(&info.group, &info.version, &info.resource) else {
         // Outside the groups it knows, the server is a plain web server.
-        if !info.group.is_empty() && !server.kinds.all().iter().any(|kind| kind.group == info.group) {
+        if !info.group.is_empty() && !server.kinds.built_in().iter().any(|kind| kind.group == info.group) {
             return respond::text(404, "404 page not found\n");
         }
         return respond::status(&Status::path_not_found(), &Accepted::JSON, &headers);

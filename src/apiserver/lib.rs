@@ -143,6 +143,8 @@ pub struct Server {
     pub tasks: TaskGroup,
     pub cache: Arc<Cache>,
     pub kinds: Arc<Kinds>,
+    /// Custom resources.
+    pub crds: Arc<apiextensions::Crds>,
     pub issuer: Arc<serviceaccount::TokenIssuer>,
     pub authenticator: authn::Authenticator,
     pub authorizer: Arc<authz::Authorizer>,
@@ -163,6 +165,7 @@ impl ApiServer {
         let tasks = TaskGroup::new();
         let kinds = Arc::new(Kinds::builtin());
         let cache = Cache::start(store.clone(), kinds.clone(), clock.clone(), &tasks).await?;
+        let crds = apiextensions::Crds::start(kinds.clone(), cache.clone(), &tasks).await;
         let issuer = Arc::new(serviceaccount::TokenIssuer::new(
             config.service_account_key.clone(),
             config.service_account_issuer.clone(),
@@ -183,6 +186,7 @@ impl ApiServer {
             tasks,
             cache,
             kinds,
+            crds,
             issuer,
             authenticator,
             authorizer,

@@ -52,8 +52,8 @@ impl Strategy for Endpoints {
         true
     }
 
-    fn deprecation(&self) -> Option<&'static str> {
-        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+    fn deprecation(&self) -> Option<crate::kind::Str> {
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into())
     }
 
     fn columns(&self) -> Vec<Column> {

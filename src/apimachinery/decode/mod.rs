@@ -7,7 +7,7 @@
 pub mod json;
 pub mod node;
 mod normalize;
-mod prune;
+mod repeated;
 mod time;
 pub mod typed;
 pub mod yaml;
@@ -18,7 +18,7 @@ mod tests;
 
 pub use node::Node;
 pub use normalize::{normalize, normalize_sent};
-pub use prune::{prune, repeated_keys};
+pub use repeated::repeated_keys;
 
 use crate::goformat::quote;
 use crate::gvk::{GroupVersion, GroupVersionKind};
@@ -229,12 +229,15 @@ pub fn decode_value(value: Value, schema: &Schema) -> Result<Decoded, String> {
     decode_document(Document { node: value.into(), repeated: Vec::new() }, schema)
 }
 
-/// Decodes a body into a custom resource: metadata as the built-in type, the rest pruned by `schema`. Whether values
-/// have the right types is left to the schema's validation, and whether the kind is the endpoint's, to the caller.
+/// What gives a custom resource the form its schema asks for; gives the texts of what strict validation refuses.
+pub type Shape<'a> = dyn Fn(&mut Value) -> Result<Vec<String>, String> + 'a;
+
+/// Decodes a body into a custom resource: metadata as the built-in type, the rest by `shape`. Whether values have the
+/// right types is left to the schema's validation, and whether the kind is the endpoint's, to the caller.
 pub fn decode_custom_body(
     body: &[u8],
     encoding: Encoding,
-    schema: &Schema,
+    shape: &Shape<'_>,
 ) -> Result<(GroupVersionKind, Decoded), DecodeError> {
     let document = parse_typed(body, encoding)?;
     let gvk = type_meta(&document.node)?;
@@ -242,25 +245,24 @@ pub fn decode_custom_body(
         let body = String::from_utf8_lossy(body);
         return Err(DecodeError::unread(format!("Object 'Kind' is missing in '{body}'")));
     }
-    let decoded = decode_custom_document(document, schema).map_err(|e| DecodeError::of(&gvk, e))?;
+    let decoded = decode_custom_document(document, shape).map_err(|e| DecodeError::of(&gvk, e))?;
     Ok((gvk, decoded))
 }
 
 /// The same for a value that is already JSON.
-pub fn decode_custom_value(value: Value, schema: &Schema) -> Result<Decoded, String> {
-    decode_custom_document(Document { node: value.into(), repeated: Vec::new() }, schema)
+pub fn decode_custom_value(value: Value, shape: &Shape<'_>) -> Result<Decoded, String> {
+    decode_custom_document(Document { node: value.into(), repeated: Vec::new() }, shape)
 }
 
-fn decode_custom_document(document: Document, schema: &Schema) -> Result<Decoded, String> {
+fn decode_custom_document(document: Document, shape: &Shape<'_>) -> Result<Decoded, String> {
     let yaml_errors = document.repeated.len();
     let mut strict_errors = document.repeated;
-    let unknown = |path: String| format!("unknown field {}", quote(&path));
-    strict_errors.extend(prune::repeated_keys(&document.node).iter().map(|p| format!("duplicate field {}", quote(p))));
+    strict_errors.extend(repeated_keys(&document.node).iter().map(|p| format!("duplicate field {}", quote(p))));
     let mut value = document.node.into_value();
     if let Some(metadata) = value.get_mut("metadata").filter(|m| !m.is_null()) {
         strict_errors.extend(decode_metadata(metadata, "metadata")?);
     }
-    strict_errors.extend(prune(&mut value, schema).into_iter().map(unknown));
+    strict_errors.extend(shape(&mut value)?);
     Ok(Decoded { value, strict_errors, yaml_errors })
 }
 

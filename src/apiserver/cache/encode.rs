@@ -141,8 +141,18 @@ fn write_entries(out: &mut Vec<u8>, entries: &[Value], order: &[&str]) {
     out.push(b']');
 }
 
+/// Compact JSON with floats as Go writes them: a whole one has no fraction.
+struct GoNumbers;
+
+impl serde_json::ser::Formatter for GoNumbers {
+    fn write_f64<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, value: f64) -> std::io::Result<()> {
+        writer.write_all(apimachinery::goformat::float(value).as_bytes())
+    }
+}
+
 fn write(out: &mut Vec<u8>, value: &Value) {
-    serde_json::to_writer(out, value).expect("a JSON value always encodes to memory");
+    let mut serializer = serde_json::Serializer::with_formatter(out, GoNumbers);
+    serde::Serialize::serialize(value, &mut serializer).expect("a JSON value always encodes to memory");
 }
 
 /// The offsets of `"metadata":` and of the place for resourceVersion, if the bytes are of [`encode`]'s form.

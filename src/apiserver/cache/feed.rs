@@ -9,10 +9,10 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use component_base::{SharedClock, TaskGroup};
 use store::{KeyValue, RangeRequest, Revision, Store, WatchRequest};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
-use super::resource::SelectableFields;
+use super::resource::{Restore, SelectableFields};
 use super::{CacheWatcher, Event, Object, ObjectReader, ResourceCache, WatchFilter};
 use crate::Kinds;
 
@@ -26,6 +26,14 @@ pub struct Cache {
     /// Everything up to this revision is in (CA-1). The atomic is for snapshots, the channel for waiters.
     revision: Arc<AtomicI64>,
     reached: watch::Sender<Revision>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+/// What the feed does besides following (CA-4).
+enum Command {
+    /// Loads this resource's objects and serves it, in place of one of the same key.
+    Put(Arc<ResourceCache>, oneshot::Sender<bool>),
+    Remove(String, oneshot::Sender<bool>),
 }
 
 impl Cache {
@@ -39,17 +47,19 @@ impl Cache {
         clock: SharedClock,
         tasks: &TaskGroup,
     ) -> Result<Arc<Self>, store::Error> {
+        let (commands, orders) = mpsc::unbounded_channel();
         let cache = Arc::new(Self {
             store,
             clock,
             resources: ArcSwap::default(),
             revision: Arc::new(AtomicI64::new(0)),
             reached: watch::Sender::new(0),
+            commands,
         });
         cache.add_resources(&kinds);
         let watcher = cache.load().await?;
         let feed = cache.clone();
-        tasks.spawn(async move { feed.follow(watcher).await });
+        tasks.spawn(async move { feed.follow(watcher, orders).await });
         Ok(cache)
     }
 
@@ -61,7 +71,7 @@ impl Cache {
             resources.entry(key.clone()).or_insert_with(|| {
                 let strategy = kinds.storage_kind(&key).unwrap_or_else(|| kind.clone()).strategy.clone();
                 let fields: SelectableFields = Arc::new(move |value| strategy.selectable_fields(value));
-                Arc::new(ResourceCache::new(key, fields, self.revision.clone()))
+                Arc::new(ResourceCache::new(key, fields, None, self.revision.clone()))
             });
         }
         self.resources.store(Arc::new(resources));
@@ -95,9 +105,59 @@ impl Cache {
         second.and_then(|at| resources.get(&rest[..at])).or_else(|| resources.get(&rest[..first])).cloned()
     }
 
-    async fn follow(&self, mut watcher: store::Watcher) {
+    /// Serves another resource, or one of the same key anew: its watches end. False: the store could not be read.
+    pub async fn put_resource(&self, storage_key: String, fields: SelectableFields, restore: Restore) -> bool {
+        let resource = ResourceCache::new(storage_key, fields, Some(restore), self.revision.clone());
+        let (done, outcome) = oneshot::channel();
+        self.commands.send(Command::Put(Arc::new(resource), done)).is_ok() && outcome.await.unwrap_or(false)
+    }
+
+    pub async fn remove_resource(&self, storage_key: &str) {
+        let (done, outcome) = oneshot::channel();
+        if self.commands.send(Command::Remove(storage_key.to_owned(), done)).is_ok() {
+            let _ = outcome.await;
+        }
+    }
+
+    async fn obey(&self, command: Command) {
+        let mut resources = (**self.resources.load()).clone();
+        match command {
+            Command::Put(resource, done) => {
+                let loaded = self.store.range(RangeRequest::prefix(&resource.prefix)).await;
+                let ok = match loaded {
+                    Ok(found) => {
+                        resource.reset(&found.kvs, found.revision);
+                        let old = resources.insert(resource.storage_key.clone(), resource);
+                        self.resources.store(Arc::new(resources));
+                        old.iter().for_each(|old| old.end_watches());
+                        true
+                    }
+                    Err(error) => {
+                        warn!(%error, resource = resource.storage_key, "cannot load a resource");
+                        false
+                    }
+                };
+                let _ = done.send(ok);
+            }
+            Command::Remove(key, done) => {
+                let old = resources.remove(&key);
+                self.resources.store(Arc::new(resources));
+                old.iter().for_each(|old| old.end_watches());
+                let _ = done.send(true);
+            }
+        }
+    }
+
+    async fn follow(&self, mut watcher: store::Watcher, mut orders: mpsc::UnboundedReceiver<Command>) {
         loop {
-            match watcher.batches.recv().await {
+            let batch = tokio::select! {
+                batch = watcher.batches.recv() => batch,
+                Some(command) = orders.recv() => {
+                    self.obey(command).await;
+                    continue;
+                }
+            };
+            match batch {
                 Some(Ok(batch)) => self.apply(&batch),
                 outcome => {
                     if matches!(outcome, None | Some(Err(store::Error::Closed))) {

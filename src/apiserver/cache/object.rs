@@ -23,6 +23,8 @@ pub struct Object {
     splice_at: usize,
     pub revision: Revision,
     pub meta: Meta,
+    /// The bytes are not those in the store: reading changed them (defaults, pruning).
+    pub rewritten: bool,
 }
 
 /// What is asked of an object without decoding it.
@@ -54,10 +56,26 @@ impl Object {
         })
     }
 
+    /// As [`Self::from_stored`], read through `restore`, which says whether it changed the object.
+    pub fn restored(
+        key: Bytes,
+        bytes: Bytes,
+        revision: Revision,
+        fields: &dyn Fn(&Value) -> Vec<(&'static str, String)>,
+        restore: &dyn Fn(&mut Value) -> bool,
+    ) -> Option<Self> {
+        let mut value: Value = serde_json::from_slice(&bytes).ok()?;
+        let rewritten = restore(&mut value);
+        let meta = Meta::of(&value, fields);
+        let plain = if rewritten { None } else { Self::with_meta(key.clone(), bytes, revision, meta.clone()) };
+        let object = plain.or_else(|| Self::with_meta(key, encode::encode(&value)?, revision, meta))?;
+        Some(Self { rewritten, ..object })
+    }
+
     /// Wraps bytes of [`encode::encode`]. `None` if they are not of that form.
     pub fn with_meta(key: Bytes, bytes: Bytes, revision: Revision, meta: Meta) -> Option<Self> {
         let (body_at, splice_at) = encode::offsets(&bytes)?;
-        Some(Self { key, bytes, body_at, splice_at, revision, meta })
+        Some(Self { key, bytes, body_at, splice_at, revision, meta, rewritten: false })
     }
 
     /// The stored bytes (without resourceVersion).

@@ -21,6 +21,8 @@ const RING: usize = 4096;
 const WATCHER_QUEUE: usize = 8192;
 const SUBSCRIBER_QUEUE: usize = 1024;
 
+/// How a stored object is read; true: it is not as it was stored.
+pub type Restore = Arc<dyn Fn(&mut Value) -> bool + Send + Sync>;
 pub type SelectableFields = Arc<dyn Fn(&Value) -> Vec<(&'static str, String)> + Send + Sync>;
 type Objects = RedBlackTreeMapSync<Bytes, Arc<Object>>;
 
@@ -132,6 +134,8 @@ struct State {
     ring: VecDeque<Arc<Event>>,
     /// Every event after this revision is in the ring.
     ring_after: Revision,
+    /// What was loaded holds every event up to this revision.
+    loaded: Revision,
     watchers: Vec<Entry>,
     next_watcher: u64,
 }
@@ -142,6 +146,7 @@ pub struct ResourceCache {
     /// `/registry/<storage key>/`
     pub prefix: Bytes,
     fields: SelectableFields,
+    restore: Option<Restore>,
     state: RwLock<State>,
     /// The revision of the whole cache.
     global: Arc<AtomicI64>,
@@ -149,18 +154,24 @@ pub struct ResourceCache {
 }
 
 impl ResourceCache {
-    pub(super) fn new(storage_key: String, fields: SelectableFields, global: Arc<AtomicI64>) -> Self {
+    pub(super) fn new(
+        storage_key: String,
+        fields: SelectableFields,
+        restore: Option<Restore>,
+        global: Arc<AtomicI64>,
+    ) -> Self {
         let prefix = Bytes::from(format!("/registry/{storage_key}/"));
         let state = State {
             objects: Objects::new_sync(),
             revision: 0,
             ring: VecDeque::new(),
             ring_after: 0,
+            loaded: 0,
             watchers: Vec::new(),
             next_watcher: 0,
         };
         let changes = broadcast::Sender::new(SUBSCRIBER_QUEUE);
-        Self { storage_key, prefix, fields, state: RwLock::new(state), global, changes }
+        Self { storage_key, prefix, fields, restore, state: RwLock::new(state), global, changes }
     }
 
     /// The state now: everything up to [`super::Cache::revision`], perhaps more.
@@ -181,7 +192,11 @@ impl ResourceCache {
 
     /// Wraps a stored value of this resource. `None`: the bytes are no API object.
     pub fn object(&self, kv: &KeyValue) -> Option<Object> {
-        Object::from_stored(kv.key.clone(), kv.value.clone(), kv.mod_revision, &*self.fields)
+        let (key, bytes, revision) = (kv.key.clone(), kv.value.clone(), kv.mod_revision);
+        match &self.restore {
+            None => Object::from_stored(key, bytes, revision, &*self.fields),
+            Some(restore) => Object::restored(key, bytes, revision, &*self.fields, &**restore),
+        }
     }
 
     pub fn fields_of(&self, value: &Value) -> Vec<(&'static str, String)> {
@@ -202,7 +217,13 @@ impl ResourceCache {
         state.revision = revision;
         state.ring.clear();
         state.ring_after = revision;
+        state.loaded = revision;
         state.watchers.clear();
+    }
+
+    /// Ends every watch: the resource is gone, or another cache took its place.
+    pub(super) fn end_watches(&self) {
+        self.state.write().watchers.clear();
     }
 
     /// The events of one batch, decoded against the current state. Heavy work is done here, outside the lock: the feed
@@ -240,7 +261,10 @@ impl ResourceCache {
     }
 
     pub(super) fn apply(&self, events: &[Arc<store::Event>]) {
-        let events = self.decode(events);
+        let loaded = self.state.read().loaded;
+        let newer: Vec<Arc<store::Event>> =
+            events.iter().filter(|event| event.kv.mod_revision > loaded).cloned().collect();
+        let events = self.decode(&newer);
         let mut state = self.state.write();
         let state = &mut *state;
         for event in &events {

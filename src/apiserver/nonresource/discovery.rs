@@ -275,7 +275,10 @@ fn resources(server: &Server, kinds: &[Arc<Kind>], group: &str, version: &str) -
             rows.push(row);
         }
     }
-    rows.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    // Custom resources keep the order of their definitions' names, with status before scale.
+    if !members(kinds, group, version).iter().any(|kind| crate::apiextensions::of(kind).is_some()) {
+        rows.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     let mut value = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": rows});
     if !group.is_empty() {
@@ -288,7 +291,11 @@ fn resources(server: &Server, kinds: &[Arc<Kind>], group: &str, version: &str) -
 fn storage_hash(server: &Server, kind: &Kind) -> String {
     let stored = server.kinds.storage_kind(&kind.storage_key);
     let kind = stored.as_deref().unwrap_or(kind);
-    let digest = Sha256::digest(format!("{}/{}/{}", kind.group, kind.version, kind.kind));
+    let version = match crate::apiextensions::of(kind) {
+        Some(custom) => &custom.definition.storage().name,
+        None => kind.version.as_ref(),
+    };
+    let digest = Sha256::digest(format!("{}/{version}/{}", kind.group, kind.kind));
     base64::engine::general_purpose::STANDARD.encode(&digest[..8])
 }
 
@@ -307,10 +314,18 @@ fn aggregated_group(kinds: &[Arc<Kind>], group: &str) -> Value {
     json!({"metadata": metadata, "versions": versions})
 }
 
+/// Built-in kinds leave out what the group says already.
+fn response_kind(kind: &Kind) -> Value {
+    match crate::apiextensions::of(kind) {
+        Some(_) => json!({"group": kind.group, "version": kind.version, "kind": kind.kind}),
+        None => json!({"group": "", "version": "", "kind": kind.kind}),
+    }
+}
+
 fn aggregated_row(kind: &Kind) -> Value {
     let mut row = json!({
         "resource": kind.plural,
-        "responseKind": {"group": "", "version": "", "kind": kind.kind},
+        "responseKind": response_kind(kind),
         "scope": if kind.namespaced() { "Namespaced" } else { "Cluster" },
         "singularResource": kind.singular,
         "verbs": kind.verbs,
@@ -326,15 +341,24 @@ fn aggregated_row(kind: &Kind) -> Value {
         .iter()
         .map(|sub| {
             let foreign = (sub.group.as_ref(), sub.version.as_ref()) != (kind.group.as_ref(), kind.version.as_ref());
-            let (group, version) = if foreign { (sub.group.as_ref(), sub.version.as_ref()) } else { ("", "") };
+            let response = match foreign {
+                true => json!({"group": sub.group, "version": sub.version, "kind": sub.kind}),
+                false => {
+                    let mut response = response_kind(kind);
+                    response["kind"] = json!(sub.kind);
+                    response
+                }
+            };
             json!({
                 "subresource": sub.name,
-                "responseKind": {"group": group, "version": version, "kind": sub.kind},
+                "responseKind": response,
                 "verbs": sub.verbs,
             })
         })
         .collect();
-    subresources.sort_by(|a, b| a["subresource"].as_str().cmp(&b["subresource"].as_str()));
+    if crate::apiextensions::of(kind).is_none() {
+        subresources.sort_by(|a, b| a["subresource"].as_str().cmp(&b["subresource"].as_str()));
+    }
     if !subresources.is_empty() {
         row["subresources"] = subresources.into();
     }

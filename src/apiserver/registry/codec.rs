@@ -31,6 +31,12 @@ pub fn decode(cx: &Cx, body: &[u8], validation: FieldValidation) -> Result<Value
 /// 400 and 415 for what cannot be read.
 pub fn decode_as(cx: &Cx, kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<Value, Status> {
     let encoding = encoding(cx)?;
+    if let Some(custom) = crate::apiextensions::of(kind) {
+        let mut value = crate::apiextensions::decode::body(custom, body, encoding, validation, &|text| cx.warn(text))?;
+        complete(kind, &mut value);
+        keep_sent_reset(&mut value, body, encoding);
+        return Ok(value);
+    }
     let expected = GroupVersionKind::new(kind.group.as_ref(), kind.version.as_ref(), kind.kind.as_ref());
     let (gvk, decoded) = decode::decode_body(body, encoding, &expected, |gvk| known(cx, gvk))
         .map_err(|error| error.status(&kind.kind, body))?;
@@ -54,12 +60,16 @@ pub fn decode_as(cx: &Cx, kind: &Kind, body: &[u8], validation: FieldValidation)
     }
     let mut value = decoded.value;
     complete(kind, &mut value);
+    keep_sent_reset(&mut value, body, encoding);
+    Ok(value)
+}
+
+fn keep_sent_reset(value: &mut Value, body: &[u8], encoding: Encoding) {
     const MANAGED: &[u8] = b"managedFields";
     if body.windows(MANAGED.len()).any(|window| window == MANAGED) {
         let reset = decode::parse(body, encoding).is_ok_and(|document| asks_reset(&document.node.into_value()));
-        keep_reset(&mut value, reset);
+        keep_reset(value, reset);
     }
-    Ok(value)
 }
 
 /// Defaults, in the form the server returns objects in.
@@ -123,7 +133,7 @@ fn known(cx: &Cx, gvk: &GroupVersionKind) -> Option<Schema> {
     // Evictions are taken in their old version too.
     let version = if gvk.group == "policy" && gvk.kind == "Eviction" { "v1" } else { gvk.version.as_str() };
     let matches = |kind: &Arc<Kind>| kind.group == gvk.group && kind.version == version && kind.kind == gvk.kind;
-    let served = cx.server.kinds.all();
+    let served = cx.server.kinds.built_in();
     let found = served.iter().chain(api::bodies()).find(|kind| matches(kind));
     let retired = || {
         let old = RETIRED.iter().any(|(group, version)| *group == gvk.group && *version == gvk.version);
@@ -215,6 +225,19 @@ pub fn decode_patched(
     validation: FieldValidation,
     strict: Vec<String>,
 ) -> Result<Value, Status> {
+    if let Some(custom) = crate::apiextensions::of(kind) {
+        let reset = asks_reset(&object);
+        let mut value = match shown {
+            Shown::Sorted => object,
+            _ => {
+                let warn = |text| cx.warn(text);
+                crate::apiextensions::decode::patched(custom, object, validation, strict, &warn)?
+            }
+        };
+        complete(kind, &mut value);
+        keep_reset(&mut value, reset);
+        return Ok(value);
+    }
     let strategic = matches!(shown, Shown::Patch(_));
     let show = match shown {
         Shown::Patch(text) | Shown::Result(text) => text,
@@ -274,6 +297,9 @@ pub fn body_kind(group: &str, version: &str, kind: &str) -> Result<Arc<Kind>, St
 
 /// What the storage resets on a write is owned by nobody.
 fn reset_fields<'a>(kind: &Kind, subresource: &str) -> ResetFields<'a> {
+    if subresource == "status" && crate::apiextensions::of(kind).is_some() {
+        return ResetFields::Exclude(&[&["spec"], &["metadata"]]);
+    }
     match subresource {
         "status" => match kind.plural.as_ref() {
             "pods" => {
@@ -305,8 +331,10 @@ impl Versions for OtherVersions<'_> {
             .iter()
             .find(|kind| kind.storage_key == self.cx.kind.storage_key && kind.api_version() == api_version)?;
         let mut value = object.clone();
-        super::conversion::to_storage(self.cx, &mut value);
-        other.strategy.from_storage(&mut value);
+        if self.cx.custom().is_none() {
+            super::conversion::to_storage(self.cx, &mut value);
+            other.strategy.from_storage(&mut value);
+        }
         value["apiVersion"] = api_version.into();
         Some((Cow::Owned(value), other.schema.clone()))
     }

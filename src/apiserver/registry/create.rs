@@ -49,6 +49,10 @@ async fn attempt(cx: &Cx, mut object: Value, options: &WriteOptions) -> Result<V
     for warning in cx.kind.strategy.early_warnings(&cx.strategy_cx(), &object) {
         cx.warn(warning);
     }
+    if cx.custom().is_some_and(|custom| custom.definition.terminating) {
+        let text = "create not allowed while custom resource definition is terminating";
+        return Err(Status::forbidden(&cx.group_resource(), meta::text(&object, "name"), text));
+    }
     let name = meta::text(&object, "name").to_owned();
     let admission = admit::Admission::new(cx, Operation::Create, &name, options.dry_run);
     if name.is_empty() && !meta::text(&object, "generateName").is_empty() {
@@ -76,6 +80,7 @@ async fn attempt(cx: &Cx, mut object: Value, options: &WriteOptions) -> Result<V
         Written::Done(written) => {
             numbers.commit();
             let revision = written.revision.to_string();
+            conversion::as_stored(cx, &mut object, stored);
             meta::of(&mut object).insert("resourceVersion".into(), revision.into());
             Ok(object)
         }
@@ -103,6 +108,9 @@ pub fn reserve(cx: &Cx, object: &mut Value, old: Option<&Value>, dry_run: bool) 
 pub fn prepare_and_validate(cx: &Cx, object: &mut Value) -> Result<(), Status> {
     let strategy_cx = cx.strategy_cx();
     let strategy = &cx.kind.strategy;
+    if let Some(custom) = cx.custom() {
+        custom.check_type(object)?;
+    }
     strategy.prepare_for_create(&strategy_cx, object);
     let mut errors = meta::validate_new(cx, object);
     errors.extend(strategy.validate(&strategy_cx, object));

@@ -253,6 +253,9 @@ pub fn encode(cx: &Cx, page: &Page) -> Result<Bytes, Status> {
     };
     match &cx.accepted.transform {
         None => {
+            if let Some(custom) = cx.custom() {
+                return Ok(encode_custom(cx, page, custom));
+            }
             head(&mut out, &format!("{}List", cx.kind.kind), &cx.kind.api_version());
             if conversion::same_version(cx) {
                 items(&mut out, &|out, object| object.write_item(out));
@@ -282,6 +285,32 @@ pub fn encode(cx: &Cx, page: &Page) -> Result<Bytes, Status> {
             ))),
         },
     }
+}
+
+/// Items of custom resources say what they are.
+fn encode_custom(cx: &Cx, page: &Page, custom: &crate::apiextensions::CustomResource) -> Bytes {
+    let mut out = Vec::with_capacity(256 + page.items.iter().map(|object| object.len() + 64).sum::<usize>());
+    let head = format!(
+        "{{\"apiVersion\":\"{}\",\"kind\":\"{}\",\"metadata\":",
+        cx.kind.api_version(),
+        custom.definition.list_kind
+    );
+    out.extend_from_slice(head.as_bytes());
+    ListMeta { always_continue: true, ..page.meta.clone() }.write(&mut out);
+    out.extend_from_slice(b",\"items\":[");
+    let same = conversion::same_version(cx);
+    for (at, object) in page.items.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        if same {
+            object.write_json(&mut out);
+        } else {
+            out.extend_from_slice(&cx.served_json(object));
+        }
+    }
+    out.extend_from_slice(b"]}");
+    out.into()
 }
 
 /// One object at a time: a list's values together would be many times its bytes.

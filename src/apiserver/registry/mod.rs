@@ -81,6 +81,11 @@ impl Cx {
         self.notes.warn(text);
     }
 
+    /// The custom side of the kind; `None` for built-in ones.
+    pub fn custom(&self) -> Option<&crate::apiextensions::CustomResource> {
+        crate::apiextensions::of(&self.kind)
+    }
+
     /// The group messages name.
     pub fn group(&self) -> &str {
         self.kind.strategy.internal_group().unwrap_or(self.kind.group.as_ref())
@@ -125,7 +130,15 @@ pub(crate) async fn handle(
     headers: HeaderMap,
     request: Body,
 ) -> Response<Body> {
+    let custom = crate::apiextensions::of(&kind).is_some();
+    if custom && let Err(refusal) = crate::apiextensions::route::check(&kind, &info, method, &headers) {
+        let accepted = negotiate::negotiate(&headers, &info.query, Endpoint::Plain).unwrap_or(Accepted::JSON);
+        return refusal.respond(|status| respond::status(status, &accepted, &headers));
+    }
     let resource = server.cache.resource(&kind.storage_key);
+    let route = |kind: &Kind, info: &RequestInfo, method: &Method, headers: &HeaderMap| {
+        if custom { Ok(()) } else { route(kind, info, method, headers) }
+    };
     let (Some(resource), Ok(())) = (resource, route(&kind, &info, method, &headers)) else {
         let status = route(&kind, &info, method, &headers).err().unwrap_or_else(Status::path_not_found);
         return respond::status(&status, &Accepted::JSON, &headers);

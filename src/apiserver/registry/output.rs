@@ -18,6 +18,8 @@ pub struct ListMeta {
     pub resource_version: String,
     pub continue_token: String,
     pub remaining: Option<i64>,
+    /// The token is shown even when it is empty: lists of custom resources.
+    pub always_continue: bool,
 }
 
 impl ListMeta {
@@ -25,7 +27,7 @@ impl ListMeta {
         out.extend_from_slice(b"{\"resourceVersion\":\"");
         out.extend_from_slice(self.resource_version.as_bytes());
         out.push(b'"');
-        if !self.continue_token.is_empty() {
+        if !self.continue_token.is_empty() || self.always_continue {
             out.extend_from_slice(b",\"continue\":\"");
             out.extend_from_slice(self.continue_token.as_bytes());
             out.push(b'"');
@@ -126,6 +128,9 @@ impl Cx {
 
 /// Upstream names its Go type; core is the internal package of the core group.
 pub fn go_type(cx: &Cx, suffix: &str) -> String {
+    if cx.custom().is_some() {
+        return format!("*unstructured.Unstructured{suffix}");
+    }
     let package = if cx.kind.group.is_empty() { "core" } else { cx.kind.group.split('.').next().unwrap_or("") };
     format!("*{package}.{}{suffix}", cx.kind.kind)
 }

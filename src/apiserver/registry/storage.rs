@@ -36,7 +36,7 @@ impl Cx {
     pub async fn put(&self, key: &Bytes, value: &Value, current: Option<&Object>) -> Result<Written, Status> {
         let bytes = encode::encode(value).ok_or_else(|| Status::internal("the object to store is no object"))?;
         if let Some(current) = current {
-            if current.stored() == &bytes {
+            if current.stored() == &bytes && !current.rewritten {
                 return Ok(Written::Done(Arc::new(current.clone())));
             }
         }

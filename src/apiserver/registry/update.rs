@@ -181,6 +181,7 @@ async fn finish(cx: &Cx, key: &Bytes, old: &Object, mut object: Value, dry_run: 
     match cx.put(key, &stored, Some(old)).await? {
         Written::Done(written) => {
             let revision = written.revision.to_string();
+            conversion::as_stored(cx, &mut object, stored);
             meta::of(&mut object).insert("resourceVersion".into(), revision.into());
             Ok(Outcome::Done(object))
         }
@@ -254,6 +255,9 @@ pub fn prepare_and_validate(cx: &Cx, object: &mut Value, old: &Value) -> Result<
         keep("deletionTimestamp", true);
     }
     keep("deletionGracePeriodSeconds", false);
+    if let Some(custom) = cx.custom() {
+        custom.check_type(object)?;
+    }
     strategy.prepare_for_update(&strategy_cx, object, old);
     let mut errors = meta::validate_update(cx, object, old);
     errors.extend(strategy.validate_update(&strategy_cx, object, old));

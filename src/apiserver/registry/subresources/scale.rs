@@ -13,11 +13,22 @@ use super::super::patch::{self, PatchType};
 use super::super::update::{self, Change};
 use super::super::{Cx, codec, get, meta};
 use crate::Body;
+use crate::apiextensions::scale as custom_scale;
 use crate::wire::respond;
 
 /// Where the workloads keep their replicas.
 const REPLICAS: ownership::ReplicasPaths<'static> =
     &[("apps/v1", &["spec", "replicas"]), ("v1", &["spec", "replicas"])];
+
+/// Calls `with` with where this resource keeps its replicas, in each version.
+fn with_replicas<T>(cx: &Cx, with: impl FnOnce(ownership::ReplicasPaths<'_>) -> T) -> T {
+    let Some(custom) = cx.custom() else { return with(REPLICAS) };
+    let owned = custom_scale::replicas_paths(&custom.definition);
+    let paths: Vec<(&str, Vec<&str>)> =
+        owned.iter().map(|(version, path)| (version.as_str(), path.iter().map(String::as_str).collect())).collect();
+    let paths: Vec<(&str, &[&str])> = paths.iter().map(|(version, path)| (*version, path.as_slice())).collect();
+    with(&paths)
+}
 
 pub async fn handle(cx: &Cx, body: Bytes) -> Result<Response<Body>, Status> {
     if cx.info.verb == "get" {
@@ -40,7 +51,7 @@ pub async fn handle(cx: &Cx, body: Bytes) -> Result<Response<Body>, Status> {
     let uid = sent.as_ref().map(|sent| meta::text(sent, "uid").to_owned()).filter(|uid| !uid.is_empty());
     let make = |old: Option<&Value>| {
         let Some(parent) = old else { return Err(cx.not_found(&cx.info.name)) };
-        let live = of_parent(cx, parent)?;
+        let live = of_parent(cx, parent, true)?;
         let mut scale = match (&sent, patch_type) {
             (Some(config), Some(_)) => codec::apply_as(cx, &kind, Some(&live), config, &options)?,
             (Some(sent), None) => sent.clone(),
@@ -54,7 +65,11 @@ pub async fn handle(cx: &Cx, body: Bytes) -> Result<Response<Body>, Status> {
         if !apply {
             codec::manage_as(cx, &kind, Some(&live), &mut scale, &options)?;
         }
-        let errors = kind.strategy.validate(&cx.strategy_cx(), &scale);
+        let errors = match cx.custom() {
+            // The object's own validation says what is wrong with its numbers.
+            Some(_) => apimachinery::validation::ErrorList::new(),
+            None => kind.strategy.validate(&cx.strategy_cx(), &scale),
+        };
         if !errors.is_empty() {
             return Err(Status::invalid(&GroupKind::new("autoscaling", "Scale"), meta::text(&scale, "name"), &errors));
         }
@@ -73,7 +88,7 @@ pub async fn handle(cx: &Cx, body: Bytes) -> Result<Response<Body>, Status> {
 
 /// Who owns the replicas is shown by the parent alone.
 fn show(cx: &Cx, parent: &Value) -> Result<Response<Body>, Status> {
-    let mut scale = of_parent(cx, parent)?;
+    let mut scale = of_parent(cx, parent, false)?;
     meta::of(&mut scale).remove("managedFields");
     let json = match &cx.accepted.transform {
         None => respond::encode(&scale),
@@ -85,7 +100,13 @@ fn show(cx: &Cx, parent: &Value) -> Result<Response<Body>, Status> {
     Ok(cx.show_plain(200, json))
 }
 
-fn of_parent(cx: &Cx, parent: &Value) -> Result<Value, Status> {
+/// `writing`: the scale is for changing, and an object without replicas is no error.
+fn of_parent(cx: &Cx, parent: &Value, writing: bool) -> Result<Value, Status> {
+    if let Some(paths) = cx.custom().and_then(|custom| custom.version.scale.as_ref()) {
+        let mut scale = custom_scale::of_object(parent, paths, writing)?;
+        add_owners(cx, parent, meta::of(&mut scale))?;
+        return Ok(scale);
+    }
     let selector = &parent["spec"]["selector"];
     let selector = if cx.kind.group.is_empty() {
         let labels = selector.as_object().into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)));
@@ -93,18 +114,13 @@ fn of_parent(cx: &Cx, parent: &Value) -> Result<Value, Status> {
     } else {
         Selector::from_label_selector(selector).map_err(Status::unknown)?.to_string()
     };
-    let mut metadata = json!({});
+    let mut metadata = serde_json::Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = parent["metadata"].get(field) {
-            metadata[field] = value.clone();
+            metadata.insert(field.to_owned(), value.clone());
         }
     }
-    if let Some(list) = parent["metadata"]["managedFields"].as_array() {
-        let owners = ownership::to_subresource(list, REPLICAS).map_err(Status::unknown)?;
-        if !owners.is_empty() {
-            metadata["managedFields"] = Value::Array(owners);
-        }
-    }
+    add_owners(cx, parent, &mut metadata)?;
     let mut spec = json!({});
     if let Some(replicas) = parent["spec"]["replicas"].as_i64().filter(|replicas| *replicas != 0) {
         spec["replicas"] = json!(replicas);
@@ -116,14 +132,31 @@ fn of_parent(cx: &Cx, parent: &Value) -> Result<Value, Status> {
     Ok(json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status}))
 }
 
+fn add_owners(cx: &Cx, parent: &Value, metadata: &mut serde_json::Map<String, Value>) -> Result<(), Status> {
+    let Some(list) = parent["metadata"]["managedFields"].as_array() else { return Ok(()) };
+    let owners = with_replicas(cx, |paths| ownership::to_subresource(list, paths)).map_err(Status::unknown)?;
+    if !owners.is_empty() {
+        metadata.insert("managedFields".into(), Value::Array(owners));
+    }
+    Ok(())
+}
+
 fn into_parent(cx: &Cx, parent: &Value, scale: &Value) -> Result<Value, Status> {
     let mut object = parent.clone();
-    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-    apimachinery::value::set(&mut object, &["spec", "replicas"], replicas);
+    let custom = cx.custom().and_then(|custom| custom.version.scale.as_ref());
+    match custom {
+        Some(paths) => custom_scale::into_object(&mut object, paths, scale)?,
+        None => {
+            let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+            apimachinery::value::set(&mut object, &["spec", "replicas"], replicas);
+        }
+    }
     let version = meta::text(scale, "resourceVersion");
     let metadata = meta::of(&mut object);
     // A scale without a version changes whatever version there is.
-    if version.is_empty() {
+    if version.is_empty() && custom.is_some() {
+        // The version of the object that was read stays.
+    } else if version.is_empty() {
         metadata.remove("resourceVersion");
     } else {
         metadata.insert("resourceVersion".into(), json!(version));
@@ -132,7 +165,8 @@ fn into_parent(cx: &Cx, parent: &Value, scale: &Value) -> Result<Value, Status> 
     let of_parent = parent["metadata"]["managedFields"].as_array().unwrap_or(&none);
     let of_scale = scale["metadata"]["managedFields"].as_array().unwrap_or(&none);
     let owners =
-        ownership::to_parent(of_parent, of_scale, &cx.kind.api_version(), REPLICAS).map_err(Status::unknown)?;
+        with_replicas(cx, |paths| ownership::to_parent(of_parent, of_scale, &cx.kind.api_version(), paths))
+            .map_err(Status::unknown)?;
     if owners.is_empty() {
         metadata.remove("managedFields");
     } else {
