@@ -261,11 +261,7 @@ fn custom_resources() {
     assert_eq!(decoded.value["spec"], json!({"a": "2"}));
     assert_eq!(
         decoded.strict_errors,
-        [
-            "duplicate field \"spec.a\"",
-            "unknown field \"metadata.bogus\"",
-            "unknown field \"spec.b\"",
-        ]
+        ["duplicate field \"spec.a\"", "unknown field \"metadata.bogus\"", "unknown field \"spec.b\"",]
     );
     let in_foo = "Foo in version \"v1\" cannot be handled as a Foo: json: cannot unmarshal";
     assert_eq!(

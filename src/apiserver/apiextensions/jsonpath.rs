@@ -11,12 +11,20 @@ pub struct JsonPath(Vec<Step>);
 enum Step {
     Field(String),
     /// `[1]`, `[-1]`, `[1:3]`, `[::2]`
-    Slice { from: Option<i64>, to: Option<i64>, step: i64 },
+    Slice {
+        from: Option<i64>,
+        to: Option<i64>,
+        step: i64,
+    },
     Index(i64),
     Any,
     Descend,
     Union(Vec<Step>),
-    Filter { left: Operand, test: Test, right: Operand },
+    Filter {
+        left: Operand,
+        test: Test,
+        right: Operand,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -290,7 +298,8 @@ fn subscript(text: &str) -> Option<Step> {
         "" => Some(None),
         number => number.parse::<i64>().ok().map(Some),
     });
-    let (from, to, step) = (bounds.next()??, bounds.next().unwrap_or(Some(None))?, bounds.next().unwrap_or(Some(None))?);
+    let (from, to, step) =
+        (bounds.next()??, bounds.next().unwrap_or(Some(None))?, bounds.next().unwrap_or(Some(None))?);
     Some(Step::Slice { from, to, step: step.unwrap_or(1) })
 }
 

@@ -54,7 +54,8 @@ fn keyed(items: &[Value], node: &Node, path: &Path, errors: &mut ErrorList) {
     let keys: Vec<Value> = items
         .iter()
         .map(|item| {
-            let named = node.list_keys.iter().filter_map(|key| Some((key.to_string(), item.get(key.as_ref())?.clone())));
+            let named =
+                node.list_keys.iter().filter_map(|key| Some((key.to_string(), item.get(key.as_ref())?.clone())));
             Value::Object(named.collect::<Map<_, _>>())
         })
         .collect();

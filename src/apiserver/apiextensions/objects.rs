@@ -147,12 +147,7 @@ pub fn drop_nulls(value: &mut Value, node: &Node) {
     }
 }
 
-fn coerce_embedded(
-    value: &mut Value,
-    node: &Node,
-    path: &mut String,
-    strict: &mut Vec<String>,
-) -> Result<(), String> {
+fn coerce_embedded(value: &mut Value, node: &Node, path: &mut String, strict: &mut Vec<String>) -> Result<(), String> {
     if !node.below.embedded {
         return Ok(());
     }

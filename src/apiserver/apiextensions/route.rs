@@ -11,7 +11,8 @@ use crate::wire::respond;
 use crate::{Body, RequestInfo};
 
 /// Media types of patches.
-const PATCHES: &[&str] = &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+const PATCHES: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
 /// Why a request is not served.
 pub enum Refusal {

@@ -141,7 +141,7 @@ impl Run {
         &mut self,
         value: &'a Value,
         old: Option<&'a Value>,
-        node: &Node,
+        node: &'a Node,
         path: &Path,
         ratchet: Ratchet<'a>,
     ) -> Result<(), Spent> {
@@ -165,7 +165,7 @@ impl Run {
         &mut self,
         items: &'a [Value],
         old: Option<&'a Vec<Value>>,
-        node: &Node,
+        node: &'a Node,
         path: &Path,
         ratchet: Ratchet<'a>,
     ) -> Result<(), Spent> {
@@ -181,7 +181,7 @@ impl Run {
         &mut self,
         map: &'a Map<String, Value>,
         old: Option<&'a Map<String, Value>>,
-        node: &Node,
+        node: &'a Node,
         path: &Path,
         ratchet: Ratchet<'a>,
     ) -> Result<(), Spent> {
@@ -194,18 +194,22 @@ impl Run {
         Ok(())
     }
 
-    fn rules(
+    fn rules<'a>(
         &mut self,
-        value: &Value,
-        old: Option<&Value>,
-        rules: &Rules,
-        node: &Node,
+        value: &'a Value,
+        old: Option<&'a Value>,
+        rules: &'a Rules,
+        node: &'a Node,
         path: &Path,
-        ratchet: Ratchet<'_>,
+        ratchet: Ratchet<'a>,
     ) -> Result<(), Spent> {
         let ty = node.ty.name();
         if self.budget <= 0 {
-            return self.spent(path, ty, "validation failed due to running out of cost budget, no further validation rules will be run");
+            return self.spent(
+                path,
+                ty,
+                "validation failed due to running out of cost budget, no further validation rules will be run",
+            );
         }
         let old = old.filter(|old| !old.is_null());
         for rule in &rules.rules {
@@ -219,8 +223,7 @@ impl Run {
             if rule.uses_old && old.is_none() && !rule.optional_old {
                 continue;
             }
-            let bind = |value| cel::Value::from_json(value, Some(&rules.decl));
-            let variables = Variables { current: value, old, optional: rule.optional_old, bind: &bind };
+            let variables = Variables { current: value, old, optional: rule.optional_old, decl: &rules.decl };
             let outcome = program.eval(&variables, PER_CALL_LIMIT);
             self.pay(outcome.cost, path, ty)?;
             match outcome.result {
@@ -262,7 +265,11 @@ impl Run {
                 self.budget -= cost;
                 Ok(())
             }
-            None => self.spent(path, ty, "validation failed due to running out of cost budget, no further validation rules will be run"),
+            None => self.spent(
+                path,
+                ty,
+                "validation failed due to running out of cost budget, no further validation rules will be run",
+            ),
         }
     }
 
@@ -272,10 +279,10 @@ impl Run {
     }
 
     /// Why the rule failed: what its messageExpression says, its message, or the rule itself.
-    fn message(
+    fn message<'a>(
         &mut self,
-        rule: &Rule,
-        variables: &Variables<'_, '_>,
+        rule: &'a Rule,
+        variables: &Variables<'a>,
         at: &Path,
         ty: &str,
         excused: bool,
@@ -314,22 +321,28 @@ impl Run {
 }
 
 /// `self` and `oldSelf` of one evaluation.
-struct Variables<'a, 'b> {
+struct Variables<'a> {
     current: &'a Value,
     old: Option<&'a Value>,
     optional: bool,
-    bind: &'b dyn Fn(&'a Value) -> Result<cel::Value<'a>, cel::EvalError>,
+    decl: &'a DeclType,
 }
 
-impl<'a> cel::Bindings<'a> for Variables<'a, '_> {
+impl<'a> Variables<'a> {
+    fn bind(&self, value: &'a Value) -> Result<cel::Value<'a>, cel::EvalError> {
+        cel::Value::from_json(value, Some(self.decl))
+    }
+}
+
+impl<'a> cel::Bindings<'a> for Variables<'a> {
     fn resolve(&self, name: &str) -> Option<Result<cel::Value<'a>, cel::EvalError>> {
         match name {
-            "self" => Some((self.bind)(self.current)),
+            "self" => Some(self.bind(self.current)),
             "oldSelf" if self.optional => Some(match self.old {
                 None => Ok(cel::Value::Optional(None)),
-                Some(old) => (self.bind)(old).map(|old| cel::Value::Optional(Some(std::rc::Rc::new(old)))),
+                Some(old) => self.bind(old).map(|old| cel::Value::Optional(Some(std::rc::Rc::new(old)))),
             }),
-            "oldSelf" => self.old.map(|old| (self.bind)(old)),
+            "oldSelf" => self.old.map(|old| self.bind(old)),
             _ => None,
         }
     }
@@ -367,7 +380,8 @@ mod tests {
 
     #[test]
     fn transitions_and_ratcheting() {
-        let node = Node::of_resource(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        let node =
+            Node::of_resource(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
             "imm": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf", "message": "no"}]},
             "n": {"type": "integer", "x-kubernetes-validations": [{"rule": "self < 5"}]}}}}}));
         let texts = |new: &Value, old: Option<&Value>| -> Vec<String> {

@@ -343,12 +343,12 @@ mod tests {
     #[test]
     fn compiles_what_objects_are_checked_against() {
         let root = Node::of_resource(&json!({"type": "object", "properties": {
-            "spec": {"type": "object", "required": ["a"], "properties": {
-                "a": {"type": "string", "description": "gone", "default": "x", "format": "unknown"},
-                "l": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
-                    "items": {"type": "object", "properties": {"k": {"type": "string"}}}},
-                "p": {"x-kubernetes-int-or-string": true}
-            }}}}));
+        "spec": {"type": "object", "required": ["a"], "properties": {
+            "a": {"type": "string", "description": "gone", "default": "x", "format": "unknown"},
+            "l": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+                "items": {"type": "object", "properties": {"k": {"type": "string"}}}},
+            "p": {"x-kubernetes-int-or-string": true}
+        }}}}));
         let spec = root.property("spec").expect("spec");
         assert!(root.below.defaults && root.below.unique && !root.below.embedded);
         assert_eq!(spec.property("p").expect("p").ty, Ty::IntOrString);

@@ -172,10 +172,7 @@ fn check_type(found: &mut Found, value: &Value, node: &Node, at: &At<'_>) {
         && matches!(value, Value::Number(number) if whole(number));
     let int_as_float = ty == "integer" && node.ty == Ty::Number;
     let textual = matches!(value, Value::String(_) | Value::Array(_));
-    if !textual
-        && !format.is_empty()
-        && !(contains || number_format == format || float_as_int || int_as_float)
-    {
+    if !textual && !format.is_empty() && !(contains || number_format == format || float_as_int || int_as_float) {
         return found.wrong_type(at, format, number_format);
     }
     if !numeric && !format.is_empty() && textual {
@@ -394,9 +391,8 @@ fn check_object(
 }
 
 fn check_combinators(found: &mut Found, value: &Value, checks: &Checks, at: &At<'_>, old: Option<&Value>) {
-    let try_all = |nodes: &[Node]| -> Vec<Found> {
-        nodes.iter().map(|node| check(value, node, at, old, false)).collect()
-    };
+    let try_all =
+        |nodes: &[Node]| -> Vec<Found> { nodes.iter().map(|node| check(value, node, at, old, false)).collect() };
     // Of the failed ones, the first of those with the most checks.
     let best = |tried: Vec<Found>| {
         tried.into_iter().reduce(|best, other| if other.matches > best.matches { other } else { best })
@@ -414,9 +410,8 @@ fn check_combinators(found: &mut Found, value: &Value, checks: &Checks, at: &At<
     if !checks.one_of.is_empty() {
         let mut tried = try_all(&checks.one_of);
         let valid = tried.iter().filter(|found| found.errors.is_empty()).count();
-        let at_least = |detail: &str| {
-            format!("{} must validate one and only one schema (oneOf). {detail}", quote(&at.text()))
-        };
+        let at_least =
+            |detail: &str| format!("{} must validate one and only one schema (oneOf). {detail}", quote(&at.text()));
         match (valid, tried.iter().position(|found| found.errors.is_empty())) {
             (1, Some(first)) => found.merge(tried.swap_remove(first)),
             (0, _) => {
@@ -457,20 +452,64 @@ mod tests {
     #[test]
     fn words() {
         let cases = [
-            (json!({"type": "string"}), json!(1), "spec: Invalid value: \"integer\": spec in body must be of type string: \"integer\""),
-            (json!({"type": "string", "enum": ["a", "b"]}), json!("c"), "spec: Unsupported value: \"c\": supported values: \"a\", \"b\""),
+            (
+                json!({"type": "string"}),
+                json!(1),
+                "spec: Invalid value: \"integer\": spec in body must be of type string: \"integer\"",
+            ),
+            (
+                json!({"type": "string", "enum": ["a", "b"]}),
+                json!("c"),
+                "spec: Unsupported value: \"c\": supported values: \"a\", \"b\"",
+            ),
             (json!({"type": "string", "maxLength": 3}), json!("abcd"), "spec: Too long: may not be more than 3 bytes"),
-            (json!({"type": "string", "pattern": "^a+$"}), json!("b"), "spec: Invalid value: \"b\": spec in body should match '^a+$'"),
-            (json!({"type": "string", "minLength": 3}), json!("b"), "spec: Invalid value: \"b\": spec in body should be at least 3 chars long"),
+            (
+                json!({"type": "string", "pattern": "^a+$"}),
+                json!("b"),
+                "spec: Invalid value: \"b\": spec in body should match '^a+$'",
+            ),
+            (
+                json!({"type": "string", "minLength": 3}),
+                json!("b"),
+                "spec: Invalid value: \"b\": spec in body should be at least 3 chars long",
+            ),
             (json!({"type": "array", "maxItems": 2}), json!([1, 2, 3]), "spec: Too many: 3: must have at most 2 items"),
-            (json!({"type": "array", "minItems": 1}), json!([]), "spec: Invalid value: 0: spec in body should have at least 1 items"),
+            (
+                json!({"type": "array", "minItems": 1}),
+                json!([]),
+                "spec: Invalid value: 0: spec in body should have at least 1 items",
+            ),
             (json!({"type": "object", "required": ["a"]}), json!({}), "spec.a: Required value"),
-            (json!({"type": "integer", "maximum": 4}), json!(5), "spec: Invalid value: 5: spec in body should be less than or equal to 4"),
-            (json!({"type": "number", "multipleOf": 0.5}), json!(0.7), "spec: Invalid value: 0.7: spec in body should be a multiple of 0.5"),
-            (json!({"type": "integer", "format": "int32"}), json!(2147483648u32), "<nil>: Invalid value: \"\": Checked value must be of type integer with format int32 in spec"),
-            (json!({"x-kubernetes-int-or-string": true}), json!(true), "spec: Invalid value: \"boolean\": spec in body must be of type integer,string: \"boolean\""),
-            (json!({"type": "string"}), json!(null), "spec: Invalid value: \"null\": spec in body must be of type string: \"null\""),
-            (json!({"type": "string", "format": "ipv4"}), json!("x"), "spec: Invalid value: \"x\": spec in body must be of type ipv4: \"x\""),
+            (
+                json!({"type": "integer", "maximum": 4}),
+                json!(5),
+                "spec: Invalid value: 5: spec in body should be less than or equal to 4",
+            ),
+            (
+                json!({"type": "number", "multipleOf": 0.5}),
+                json!(0.7),
+                "spec: Invalid value: 0.7: spec in body should be a multiple of 0.5",
+            ),
+            (
+                json!({"type": "integer", "format": "int32"}),
+                json!(2147483648u32),
+                "<nil>: Invalid value: \"\": Checked value must be of type integer with format int32 in spec",
+            ),
+            (
+                json!({"x-kubernetes-int-or-string": true}),
+                json!(true),
+                "spec: Invalid value: \"boolean\": spec in body must be of type integer,string: \"boolean\"",
+            ),
+            (
+                json!({"type": "string"}),
+                json!(null),
+                "spec: Invalid value: \"null\": spec in body must be of type string: \"null\"",
+            ),
+            (
+                json!({"type": "string", "format": "ipv4"}),
+                json!("x"),
+                "spec: Invalid value: \"x\": spec in body must be of type ipv4: \"x\"",
+            ),
         ];
         for (schema, value, expected) in cases {
             assert_eq!(errors(schema, value), [expected]);
@@ -498,7 +537,9 @@ mod tests {
         );
         assert_eq!(
             errors(one, json!({"a": "", "b": ""})),
-            ["<nil>: Invalid value: \"\": \"spec\" must validate one and only one schema (oneOf). Found 2 valid alternatives"]
+            [
+                "<nil>: Invalid value: \"\": \"spec\" must validate one and only one schema (oneOf). Found 2 valid alternatives"
+            ]
         );
         let not = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "not": {"required": ["a"]}});
         assert_eq!(
@@ -509,10 +550,12 @@ mod tests {
 
     #[test]
     fn what_did_not_change_is_not_reported() {
-        let node = Node::of_resource(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        let node = Node::of_resource(
+            &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
             "a": {"type": "string", "maxLength": 3}, "b": {"type": "string"},
             "l": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
-                "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "string", "maxLength": 1}}}}}}}}));
+                "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "string", "maxLength": 1}}}}}}}}),
+        );
         let old = json!({"spec": {"a": "long", "b": "x", "l": [{"k": "a", "v": "xx"}]}});
         let new = json!({"spec": {"a": "long", "b": "y", "l": [{"k": "b", "v": "x"}, {"k": "a", "v": "xx"}]}});
         assert!(validate(&new, &node, Some(&old)).is_empty());

@@ -164,9 +164,8 @@ fn into_parent(cx: &Cx, parent: &Value, scale: &Value) -> Result<Value, Status> 
     let none = Vec::new();
     let of_parent = parent["metadata"]["managedFields"].as_array().unwrap_or(&none);
     let of_scale = scale["metadata"]["managedFields"].as_array().unwrap_or(&none);
-    let owners =
-        with_replicas(cx, |paths| ownership::to_parent(of_parent, of_scale, &cx.kind.api_version(), paths))
-            .map_err(Status::unknown)?;
+    let owners = with_replicas(cx, |paths| ownership::to_parent(of_parent, of_scale, &cx.kind.api_version(), paths))
+        .map_err(Status::unknown)?;
     if owners.is_empty() {
         metadata.remove("managedFields");
     } else {
