@@ -23,6 +23,7 @@ pub mod core;
 mod diff;
 pub mod discovery;
 pub mod events;
+pub mod flowcontrol;
 mod godump;
 mod goregex;
 pub mod kind;
@@ -32,6 +33,7 @@ pub mod policy;
 pub mod printers;
 pub mod quota;
 pub mod rbac;
+pub mod resource;
 mod resource_names;
 pub mod scheduling;
 pub mod storage;
@@ -46,6 +48,7 @@ pub use kind::*;
 const KINDS: &[fn() -> Kind] = &[
     // core/v1
     core::binding::kind,
+    core::componentstatus::kind,
     core::configmap::kind,
     core::endpoints::kind,
     core::event::kind,
@@ -100,10 +103,15 @@ const KINDS: &[fn() -> Kind] = &[
     discovery::endpointslice::kind,
     // events.k8s.io/v1
     events::event::kind,
+    // flowcontrol.apiserver.k8s.io/v1
+    flowcontrol::flowschema::kind,
+    flowcontrol::prioritylevelconfiguration::kind,
     // networking.k8s.io/v1
     networking::ingressclass::kind,
     networking::ingress::kind,
+    networking::ipaddress::kind,
     networking::networkpolicy::kind,
+    networking::servicecidr::kind,
     // node.k8s.io/v1
     node::runtimeclass::kind,
     // policy/v1
@@ -113,6 +121,11 @@ const KINDS: &[fn() -> Kind] = &[
     rbac::clusterrole::kind,
     rbac::rolebinding::kind,
     rbac::role::kind,
+    // resource.k8s.io/v1
+    resource::deviceclass::kind,
+    resource::resourceclaim::kind,
+    resource::resourceclaimtemplate::kind,
+    resource::resourceslice::kind,
     // scheduling.k8s.io/v1
     scheduling::priorityclass::kind,
     // storage.k8s.io/v1

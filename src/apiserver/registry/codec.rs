@@ -305,7 +305,9 @@ fn reset_fields<'a>(kind: &Kind, subresource: &str) -> ResetFields<'a> {
             "pods" => {
                 ResetFields::Exclude(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
             }
-            "volumeattachments" | "customresourcedefinitions" => ResetFields::Exclude(&[&["spec"], &["metadata"]]),
+            "customresourcedefinitions" | "flowschemas" | "prioritylevelconfigurations" | "volumeattachments" => {
+                ResetFields::Exclude(&[&["spec"], &["metadata"]])
+            }
             "deployments" => ResetFields::Exclude(&[&["spec"], &["metadata", "labels"]]),
             "certificatesigningrequests" => ResetFields::Exclude(&[&["spec"], &["status", "conditions"]]),
             "apiservices" | "validatingadmissionpolicies" => ResetFields::Exclude(&[&["spec"], &["metadata"]]),
