@@ -50,24 +50,42 @@ async fn answer(server: &Arc<Server>, request: Request<Body>, peer: Peer) -> Res
 }
 
 async fn decide(server: &Arc<Server>, request: Request<Body>, peer: Peer, info: RequestInfo) -> Response<Body> {
-    let refuse = |status: &Status, headers: &::http::HeaderMap| {
-        let accepted = negotiate(headers, &info.query, Endpoint::Plain).unwrap_or(Accepted::JSON);
-        respond::status(status, &accepted, headers)
-    };
     // The request's body is not for sharing between threads: only its headers live over the waits.
     let headers = request.headers().clone();
     let user = match identify(server, &headers, &peer, &info).await {
         Ok(user) => user,
-        Err(status) => return refuse(&status, &headers),
+        Err(status) => return refuse(&status, &info, &headers),
     };
+    // Until the response is made; what streams on afterwards takes no seat.
+    let ticket = match server.flow.enter(server, &user, &info).await {
+        Ok(ticket) => ticket,
+        Err(refused) => return refused,
+    };
+    let mut response = authorized(server, request, info, user, &headers).await;
+    ticket.mark(&mut response);
+    response
+}
+
+async fn authorized(
+    server: &Arc<Server>,
+    request: Request<Body>,
+    info: RequestInfo,
+    user: User,
+    headers: &::http::HeaderMap,
+) -> Response<Body> {
     let attributes = Attributes::of(&user, &info);
     let decision = server.authorizer.authorize(&attributes).boxed().await;
     if !decision.allowed() {
         let resource = GroupResource::new(info.group.clone(), info.resource.clone());
         let text = attributes.forbidden_text(decision.reason());
-        return refuse(&Status::forbidden(&resource, &info.name, text), &headers);
+        return refuse(&Status::forbidden(&resource, &info.name, text), &info, headers);
     }
     route(server, request, info, user).await
+}
+
+fn refuse(status: &Status, info: &RequestInfo, headers: &::http::HeaderMap) -> Response<Body> {
+    let accepted = negotiate(headers, &info.query, Endpoint::Plain).unwrap_or(Accepted::JSON);
+    respond::status(status, &accepted, headers)
 }
 
 async fn identify(

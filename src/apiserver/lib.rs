@@ -16,6 +16,7 @@ pub mod bootstrap;
 pub mod cache;
 pub mod connect;
 pub mod error;
+pub mod flowcontrol;
 pub mod handler;
 pub mod kinds;
 pub mod loopback;
@@ -68,6 +69,8 @@ pub struct Config {
     /// Largest request body, in bytes (upstream: 3 MiB).
     pub max_request_bytes: usize,
     pub admission: admission::AdmissionConfig,
+    /// Requests that run at once, shared out by priority and fairness (upstream: 400 reading and 200 writing ones).
+    pub max_requests_in_flight: u32,
 }
 
 /// `/version`.
@@ -154,6 +157,7 @@ pub struct Server {
     pub health: nonresource::Health,
     pub kubelets: connect::Kubelets,
     pub requests: nonresource::metrics::RequestMetrics,
+    pub flow: flowcontrol::FlowControl,
 }
 
 impl ApiServer {
@@ -178,6 +182,9 @@ impl ApiServer {
             alloc::ServiceAllocator::load(config.service_cidr, config.node_port_range.clone(), &kinds, cache.as_ref());
         let kubelets = connect::Kubelets::new(config.kubelet_client.as_ref())?;
         let requests = nonresource::metrics::RequestMetrics::new(&metrics);
+        let health = nonresource::Health::new(clock.now());
+        let seats = i64::from(config.max_requests_in_flight);
+        let flow = flowcontrol::FlowControl::new(seats, cache.as_ref(), clock.clone(), &metrics);
         let server = Arc::new(Server {
             config,
             store,
@@ -192,9 +199,10 @@ impl ApiServer {
             authorizer,
             admission,
             services,
-            health: nonresource::Health::default(),
+            health,
             kubelets,
             requests,
+            flow,
         });
         server.health.set_caches_loaded();
         let this = Self { server };
@@ -203,6 +211,8 @@ impl ApiServer {
         if this.server.config.manage_system_objects {
             let system = this.clone();
             this.server.tasks.spawn(async move { bootstrap::run(&system).await });
+            let follower = this.clone();
+            this.server.tasks.spawn(async move { flowcontrol::run(&follower).await });
         }
         Ok(this)
     }
@@ -255,6 +265,11 @@ impl ApiServer {
     /// Makes the server know another kind of bearer token.
     pub fn add_token_source(&self, source: Arc<dyn authn::TokenSource>) {
         self.server.authenticator.add_source(source);
+    }
+
+    /// Makes a component of the control plane known to `componentstatuses`.
+    pub fn add_component(&self, name: &'static str, probe: nonresource::Probe) {
+        self.server.health.add_component(name, probe);
     }
 
     /// Stops every task of the server.

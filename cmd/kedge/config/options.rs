@@ -83,6 +83,12 @@ pub struct ServerOptions {
     /// Static tokens: a CSV file of token,user,uid,"group1,group2"
     #[arg(long, env = "KEDGE_TOKEN_AUTH_FILE", help_heading = "API server")]
     pub token_auth_file: Option<PathBuf>,
+    /// Reading requests served at once; with the mutating ones, what priority and fairness shares out
+    #[arg(long, env = "KEDGE_MAX_REQUESTS_INFLIGHT", default_value_t = 400, help_heading = "API server")]
+    pub max_requests_inflight: u32,
+    /// Mutating requests served at once
+    #[arg(long, env = "KEDGE_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200, help_heading = "API server")]
+    pub max_mutating_requests_inflight: u32,
     /// Where the administrator's kubeconfig is written
     #[arg(
         long,

@@ -87,11 +87,14 @@ pub async fn run(
         tls::server_config(&shared.pki.server.cert_pem, &shared.pki.server.key_pem, shared.pki.client_ca.cert_pem())?;
     supervisor.add(ApiService { api: shared.api.clone(), listener: held.listener.try_clone()?, tls });
     if !options.disable_controller_manager {
-        supervisor.add(controllers(options, &shared)?);
+        let ready = supervisor.add(controllers(options, &shared)?);
+        shared.api.add_component("controller-manager", Arc::new(move || ready.is_set()));
     }
     if !options.disable_scheduler {
         let client = shared.client("kube-scheduler", user("system:kube-scheduler", &[]))?;
-        supervisor.add(Scheduler::new(SchedulerConfig::default(), client, shared.informers.clone(), &shared.metrics));
+        let scheduler = Scheduler::new(SchedulerConfig::default(), client, shared.informers.clone(), &shared.metrics);
+        let ready = supervisor.add(scheduler);
+        shared.api.add_component("scheduler", Arc::new(move || ready.is_set()));
     }
     if !options.disable_agent {
         node::add(&mut supervisor, options, held, &shared)?;
@@ -215,6 +218,7 @@ fn api_config(options: &ServerOptions, held: &Held, pki: &Pki) -> Result<Config>
         manage_system_objects: true,
         max_request_bytes: 3 << 20,
         admission: apiserver::admission::AdmissionConfig::default(),
+        max_requests_in_flight: options.max_requests_inflight + options.max_mutating_requests_inflight,
     })
 }
 

@@ -2,8 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{Merge, Wanted};
+use super::{FrontDoor, Merge, Wanted};
 use crate::ApiServer;
+use component_base::SharedClock;
+
+/// Of the service, and of the range that it is in.
+const NAME: &str = "kubernetes";
 
 pub fn objects(server: &ApiServer) -> Vec<Wanted> {
     let config = &server.server.config;
@@ -13,7 +17,7 @@ pub fn objects(server: &ApiServer) -> Vec<Wanted> {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {
-            "name": "kubernetes",
+            "name": NAME,
             "namespace": "default",
             "labels": {"component": "apiserver", "provider": "kubernetes"},
         },
@@ -30,7 +34,7 @@ pub fn objects(server: &ApiServer) -> Vec<Wanted> {
         "apiVersion": "v1",
         "kind": "Endpoints",
         "metadata": {
-            "name": "kubernetes",
+            "name": NAME,
             "namespace": "default",
             "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
         },
@@ -43,7 +47,7 @@ pub fn objects(server: &ApiServer) -> Vec<Wanted> {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": "kubernetes",
+            "name": NAME,
             "namespace": "default",
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
@@ -60,7 +64,7 @@ pub fn objects(server: &ApiServer) -> Vec<Wanted> {
     let cidr = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "ServiceCIDR",
-        "metadata": {"name": "kubernetes"},
+        "metadata": {"name": NAME},
         "spec": {"cidrs": [config.service_cidr.to_string()]},
     });
     vec![
@@ -73,6 +77,33 @@ pub fn objects(server: &ApiServer) -> Vec<Wanted> {
             .merged(|kept, wanted| same_or_update(kept, wanted, &["data"])),
         Wanted::new("/apis/networking.k8s.io/v1/servicecidrs", "servicecidrs", cidr),
     ]
+}
+
+/// The default range is in use: nothing else has to happen before Services get addresses of it.
+pub async fn service_cidr_ready(front: &FrontDoor<'_>, clock: &SharedClock) -> Result<(), String> {
+    use crate::cache::ObjectReader as _;
+    const KEY: &str = "servicecidrs";
+    let Some(kept) = front.server.server.cache.get(KEY, "", NAME).await else { return Ok(()) };
+    let kept = kept.value();
+    let conditions = kept["status"]["conditions"].as_array();
+    let told = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    if kept["metadata"]["deletionTimestamp"].is_string() || conditions.is_some_and(|all| all.iter().any(told)) {
+        return Ok(());
+    }
+    let now = clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let ready = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": NAME},
+        "status": {"conditions": [{
+            "type": "Ready",
+            "status": "True",
+            "lastTransitionTime": now,
+            "message": "Kubernetes default Service CIDR is ready",
+        }]},
+    });
+    let path = format!("/apis/networking.k8s.io/v1/servicecidrs/{NAME}/status");
+    front.apply(&path, "kubernetes-service-cidr-controller", &ready).await
 }
 
 fn merge_service(kept: &Value, wanted: &Value) -> Merge {

@@ -9,6 +9,7 @@
 //!   `rbac.authorization.kubernetes.io/autoupdate` annotation is `false`.
 
 mod apiservices;
+mod flowcontrol;
 mod kubernetes;
 mod rbac;
 
@@ -48,7 +49,9 @@ pub async fn run(server: &ApiServer) {
         rest.extend(priority_classes(server));
         rest.extend(kubernetes::objects(server));
         rest.extend(apiservices::objects(server));
+        rest.extend(flowcontrol::objects());
         errors.extend(front.all(rest).await);
+        errors.extend(kubernetes::service_cidr_ready(&front, &clock).await.err());
         if errors.is_empty() {
             server.server.health.set_bootstrapped();
             let millis = clock.instant().duration_since(start).as_millis();
@@ -61,6 +64,9 @@ pub async fn run(server: &ApiServer) {
     }
 }
 
+/// The manager of the system's objects.
+const MANAGER: &str = "kube-apiserver";
+
 /// What an object should be, and how it is brought there.
 struct Wanted {
     /// `/api/v1/namespaces`
@@ -69,6 +75,8 @@ struct Wanted {
     object: Value,
     /// The object to write when one is there already; `None` when it is good.
     merge: fn(&Value, &Value) -> Merge,
+    /// Whose fields these are.
+    manager: &'static str,
 }
 
 enum Merge {
@@ -80,7 +88,12 @@ enum Merge {
 
 impl Wanted {
     fn new(collection: impl Into<String>, storage_key: &'static str, object: Value) -> Self {
-        Self { collection: collection.into(), storage_key, object, merge: |_, _| Merge::Good }
+        Self { collection: collection.into(), storage_key, object, merge: |_, _| Merge::Good, manager: MANAGER }
+    }
+
+    fn managed_by(mut self, manager: &'static str) -> Self {
+        self.manager = manager;
+        self
     }
 
     fn merged(mut self, merge: fn(&Value, &Value) -> Merge) -> Self {
@@ -98,13 +111,13 @@ impl Wanted {
 }
 
 /// The server as its own client.
-struct FrontDoor<'a> {
+pub(crate) struct FrontDoor<'a> {
     server: &'a ApiServer,
     user: User,
 }
 
 impl<'a> FrontDoor<'a> {
-    fn new(server: &'a ApiServer) -> Self {
+    pub(crate) fn new(server: &'a ApiServer) -> Self {
         Self { server, user: User::new("system:apiserver", &[MASTERS]) }
     }
 
@@ -123,23 +136,33 @@ impl<'a> FrontDoor<'a> {
         let path = format!("{}/{}", wanted.collection, wanted.name());
         let kept = self.server.server.cache.peek(wanted.storage_key, wanted.namespace(), wanted.name());
         match kept.map(|kept| (wanted.merge)(&kept.value(), &wanted.object)) {
-            None => self.send(Method::POST, &wanted.collection, &wanted.object).await,
+            None => self.send_as(wanted.manager, Method::POST, &wanted.collection, &wanted.object).await,
             Some(Merge::Good) => Ok(()),
-            Some(Merge::Update(object)) => self.send(Method::PUT, &path, &object).await,
+            Some(Merge::Update(object)) => self.send_as(wanted.manager, Method::PUT, &path, &object).await,
             Some(Merge::Replace) => {
-                self.send(Method::DELETE, &path, &json!({})).await?;
-                self.send(Method::POST, &wanted.collection, &wanted.object).await
+                self.send_as(wanted.manager, Method::DELETE, &path, &json!({})).await?;
+                self.send_as(wanted.manager, Method::POST, &wanted.collection, &wanted.object).await
             }
         }
     }
 
+    /// Applies `object` to what is at `path`, against anybody.
+    pub(crate) async fn apply(&self, path: &str, manager: &str, object: &Value) -> Result<(), String> {
+        self.send_as(manager, Method::PATCH, &format!("{path}?force=true&fieldManager={manager}"), object).await
+    }
+
     async fn send(&self, method: Method, path: &str, object: &Value) -> Result<(), String> {
+        self.send_as(MANAGER, method, path, object).await
+    }
+
+    async fn send_as(&self, manager: &str, method: Method, path: &str, object: &Value) -> Result<(), String> {
+        let content = if method == Method::PATCH { "application/apply-patch+yaml" } else { "application/json" };
         let request = Request::builder()
             .method(method.clone())
             .uri(path)
-            .header("content-type", "application/json")
+            .header("content-type", content)
             .header("accept", "application/json")
-            .header("user-agent", "kube-apiserver")
+            .header("user-agent", manager)
             .body(body::full(object.to_string()))
             .map_err(|e| e.to_string())?;
         let addr = std::net::SocketAddr::from(([127, 0, 0, 1], 0));

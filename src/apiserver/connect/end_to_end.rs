@@ -74,6 +74,7 @@ impl World {
             manage_system_objects: true,
             max_request_bytes: 1 << 20,
             admission: crate::admission::AdmissionConfig::default(),
+            max_requests_in_flight: 600,
         };
         let database = store::SqliteConfig::new(dir.path().join("kedge.db"), clock.clone());
         let store = store::SqliteStore::open(database).await.expect("store");

@@ -256,7 +256,8 @@ fn resources(server: &Server, kinds: &[Arc<Kind>], group: &str, version: &str) -
         if !kind.categories.is_empty() {
             row["categories"] = json!(kind.categories);
         }
-        if kind.verbs.contains(&"get") {
+        // What is computed has no stored form.
+        if kind.verbs.contains(&"watch") {
             row["storageVersionHash"] = storage_hash(server, kind).into();
         }
         rows.push(row);

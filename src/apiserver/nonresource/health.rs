@@ -4,23 +4,43 @@
 //! - HE-1: a check says what it names: `etcd` asks the store, `informer-sync` and the start-up hooks are good once the
 //!   caches are loaded and the system objects are in place, `shutdown` until the server stops.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::attributes::Query;
 use crate::wire::{body, respond};
 use crate::{Body, Server};
 use ::http::Response;
+use api::core::componentstatus::status_of;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::sync::watch;
 
+/// Whether a component is well.
+pub type Probe = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// What the checks look at. Everything starts out false.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Health {
+    started: Timestamp,
     caches_loaded: AtomicBool,
     bootstrapped: watch::Sender<bool>,
     stopping: AtomicBool,
+    /// The other components of the control plane, as this process knows them.
+    components: Mutex<Vec<(&'static str, Probe)>>,
 }
 
 impl Health {
+    /// Of a server that starts now.
+    pub fn new(started: Timestamp) -> Self {
+        Self { started, ..Self::default() }
+    }
+
+    pub fn started(&self) -> Timestamp {
+        self.started
+    }
+
     /// The watch caches hold everything.
     pub fn set_caches_loaded(&self) {
         self.caches_loaded.store(true, Ordering::Release);
@@ -35,6 +55,24 @@ impl Health {
     pub async fn bootstrapped(&self) {
         // The sender is ours, so that this cannot fail.
         let _ = self.bootstrapped.subscribe().wait_for(|done| *done).await;
+    }
+
+    /// Makes a component of the control plane known.
+    pub fn add_component(&self, name: &'static str, probe: Probe) {
+        self.components.lock().push((name, probe));
+    }
+
+    /// The ComponentStatuses of now.
+    pub async fn components(&self, server: &Server) -> Vec<Value> {
+        let ok = || "ok".to_owned();
+        let mut all: Vec<Value> = {
+            let known = self.components.lock();
+            let state = |probe: &Probe| if probe() { Ok(ok()) } else { Err("the component is not ready".to_owned()) };
+            known.iter().map(|(name, probe)| status_of(name, state(probe))).collect()
+        };
+        let store = server.store.size().await.map(|_| ok()).map_err(|error| error.to_string());
+        all.push(status_of("etcd-0", store));
+        all
     }
 
     pub fn set_stopping(&self) {

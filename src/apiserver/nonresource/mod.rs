@@ -3,6 +3,7 @@
 //! Invariants:
 //! - NR-1: everything here is made from the kinds that are registered now.
 
+mod debug;
 mod discovery;
 mod health;
 pub mod metrics;
@@ -15,7 +16,7 @@ use ::http::{HeaderMap, HeaderValue, Method, Request, Response};
 use apimachinery::status::Status;
 use serde_json::{Value, json};
 
-pub use health::Health;
+pub use health::{Health, Probe};
 
 use crate::wire::negotiate::{Accepted, Endpoint, negotiate};
 use crate::wire::{body, respond};
@@ -35,10 +36,14 @@ pub async fn handle(server: &Arc<Server>, request: Request<Body>, info: RequestI
         JWKS => return jwks(server, headers),
         "/metrics" => return metrics_text(server),
         "/" => return index(server, headers, &info),
+        "/statusz" | "/flagz" => return debug::component(server, path, headers),
         _ => {}
     }
     if path.starts_with("/healthz/") || path.starts_with("/livez/") || path.starts_with("/readyz/") {
         return health::handle(server, path, &info.query).await;
+    }
+    if let Some(page) = path.strip_prefix("/debug/api_priority_and_fairness/") {
+        return debug::fairness(server, page, &info.query);
     }
     if path == "/version" || path == "/version/" {
         return only_get(method, headers, || document(200, &version(server), "application/json"));

@@ -9,6 +9,7 @@
 mod admit;
 mod codec;
 mod collection;
+mod componentstatus;
 mod conversion;
 mod create;
 mod delete;
@@ -240,6 +241,9 @@ async fn verbs(cx: &Cx, request: Body) -> Result<Response<Body>, Status> {
     if !cx.info.subresource.is_empty() {
         let content = body::read(request, limit).await?;
         return subresources::handle(cx, content).boxed().await;
+    }
+    if cx.kind.storage_key == componentstatus::RESOURCE {
+        return componentstatus::handle(cx).boxed().await;
     }
     match cx.info.verb.as_str() {
         "get" => get::get(cx).boxed().await,

@@ -24,6 +24,10 @@ pub struct ListMeta {
 
 impl ListMeta {
     pub fn write(&self, out: &mut Vec<u8>) {
+        if self.resource_version.is_empty() {
+            out.extend_from_slice(b"{}");
+            return;
+        }
         out.extend_from_slice(b"{\"resourceVersion\":\"");
         out.extend_from_slice(self.resource_version.as_bytes());
         out.push(b'"');

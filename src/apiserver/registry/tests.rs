@@ -131,6 +131,7 @@ fn config() -> Config {
         manage_system_objects: false,
         max_request_bytes: 3 * 1024 * 1024,
         admission: crate::admission::AdmissionConfig::default(),
+        max_requests_in_flight: 600,
     }
 }
 
