@@ -60,7 +60,7 @@ def fits(kind, wire, package):
 
 
 def message_of(definition):
-    return "k8s.io." + definition.removeprefix("io.k8s.").replace("-", "_")
+    return "k8s.io." + definition.removeprefix("io.k8s.").removesuffix(".granular").replace("-", "_")
 
 
 def main():

@@ -123,6 +123,15 @@ def order_of(definition, fields, protobuf):
     return ordered
 
 
+GRANULAR = ".granular"
+
+
+def granular(defaults, definition, field, type_):
+    """A reference that is granular although its type is atomic goes to a twin of the type."""
+    is_granular = defaults.get(definition, {}).get(field, {}).get("mapType") == "granular"
+    return type_ + GRANULAR if is_granular and type_.startswith("#") else type_
+
+
 def attributes(definition, field, prop, required, default, facts, names):
     key = short(definition) + "." + field
     flags = facts.get(key, set())
@@ -181,18 +190,25 @@ def main():
     facts, names = read_facts(os.path.join(data, "go-facts.txt"))
     used = set()
     lines = ["# Written by scripts/gen-schema.py; see there for the format."]
-    for definition in sorted(definitions):
+    twins = {
+        type_text(definitions[definition]["properties"][field])[1:]
+        for definition, fields in defaults.items() for field, facts_of in fields.items()
+        if facts_of.get("mapType") == "granular"
+        and type_text(definitions[definition]["properties"][field]).startswith("#")
+    }
+    for name in sorted(list(definitions) + [twin + GRANULAR for twin in twins]):
+        definition = name.removesuffix(GRANULAR)
         if definition in LEAVES:
             continue
         body = definitions[definition]
-        head = ["@" + definition]
-        if body.get("x-kubernetes-map-type") == "atomic":
+        head = ["@" + name]
+        if body.get("x-kubernetes-map-type") == "atomic" and name == definition:
             head.append("a")
         source = definition
         if definition in SCHEMA_OR:
             source, head = CRD + "JSONSchemaProps", head + ["any"]
             body = definitions[source]
-        kinds = body.get("x-kubernetes-group-version-kind", []) if source == definition else []
+        kinds = body.get("x-kubernetes-group-version-kind", []) if source == name else []
         # kinds that every group has stand for all of them
         if len(kinds) > 8:
             head.append("g=*/*/" + kinds[0]["kind"])
@@ -208,6 +224,7 @@ def main():
                 source, field, prop, field in body.get("required", []), default, facts, names)
             if field in ("apiVersion", "kind") and "x-kubernetes-group-version-kind" in body:
                 out = [a for a in out if a not in ("p", "!")]
+            type_ = granular(defaults, source, field, type_)
             out.append("o%d" % rank[field])
             if default is not None:
                 out.append("d=" + json.dumps(default, separators=(",", ":")))

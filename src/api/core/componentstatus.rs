@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::access::{items, text};
-use crate::kind::{Column, Kind, Scope, Strategy};
+use crate::kind::{Column, Kind, Scope, Str, Strategy};
 use crate::printers::{columns_of, name_of};
 
 pub struct ComponentStatus;
@@ -31,8 +31,8 @@ pub fn status_of(name: &str, outcome: Result<String, String>) -> Value {
 }
 
 impl Strategy for ComponentStatus {
-    fn deprecation(&self) -> Option<&'static str> {
-        Some("v1 ComponentStatus is deprecated in v1.19+")
+    fn deprecation(&self) -> Option<Str> {
+        Some("v1 ComponentStatus is deprecated in v1.19+".into())
     }
 
     fn columns(&self) -> Vec<Column> {
