@@ -8,6 +8,7 @@ use regex::Regex;
 use crate::url::Url;
 
 /// A named format.
+#[derive(Debug)]
 pub struct Format {
     /// How expressions name it.
     pub key: &'static str,

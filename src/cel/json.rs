@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use std::rc::Rc;
 
 use crate::error::EvalError;
-use crate::escape::{escape, unescape};
+use crate::escape::{escape, is_reserved, unescape};
 use crate::schema::{DeclType, ListKind, Shape};
 use crate::types::Type;
 use crate::value::{List, Map, Result, Str, Value};
@@ -118,7 +118,11 @@ pub(crate) fn field<'a>(
         Some(decl) => match &decl.shape {
             Shape::Map(values) => json.get(name).map(|value| Value::from_json(value, Some(values))),
             Shape::Object => {
-                let field = decl.field(name)?;
+                let field = match decl.field(name) {
+                    Some(field) => field,
+                    None if is_reserved(name) => decl.field(&escape(name)?)?,
+                    None => return None,
+                };
                 let value = match json.get(name) {
                     Some(value) => value,
                     None if name.contains("__") => json.get(&unescape(name)?)?,

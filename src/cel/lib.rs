@@ -16,6 +16,7 @@
 //! Invariants:
 //! - CEL-0: text from users never panics; nesting, size and run time are bounded.
 
+mod actual;
 pub mod ast;
 mod authz;
 mod checker;
@@ -28,6 +29,7 @@ mod eval;
 mod ext;
 mod formats;
 mod functions;
+mod infer;
 mod json;
 mod lexer;
 pub mod limits;

@@ -95,10 +95,13 @@ impl Parser<'_> {
         text
     }
 
-    pub(super) fn check_reserved(&mut self, token: usize, word: &str) {
-        if is_reserved(word) {
+    /// Whether the word is a reserved one, which is an issue.
+    pub(super) fn check_reserved(&mut self, token: usize, word: &str) -> bool {
+        let reserved = is_reserved(word);
+        if reserved {
             self.issue(token, format!("reserved identifier: {word}"));
         }
+        reserved
     }
 
     pub(super) fn issue(&mut self, token: usize, message: String) {

@@ -325,17 +325,8 @@ impl Parser<'_> {
         let mut elements = Vec::new();
         let mut optional = Vec::new();
         if !close.has(self.kind()) {
-            loop {
-                if self.kind() == Tok::Question {
-                    self.take();
-                    optional.push(elements.len());
-                }
-                elements.push(self.expr(close));
-                if !self.another(Tok::RBracket)? {
-                    break;
-                }
-            }
-            self.sync(close)?;
+            let parsed = self.elements(close, &mut elements, &mut optional);
+            self.finish(parsed, close)?;
         }
         if self.kind() == Tok::Comma {
             self.take();
@@ -351,21 +342,8 @@ impl Parser<'_> {
         self.sync(START.and(close).and(Set::of(&[Tok::Question])))?;
         let mut entries = Vec::new();
         if !close.has(self.kind()) {
-            loop {
-                let optional = self.kind() == Tok::Question;
-                if optional {
-                    self.take();
-                }
-                let key = self.expr(Set::of(&[Tok::Colon]));
-                let colon = self.expect(Tok::Colon, START)?;
-                let id = self.id(colon);
-                let value = self.expr(close);
-                entries.push(Entry { id, key, value, optional });
-                if !self.another(Tok::RBrace)? {
-                    break;
-                }
-            }
-            self.sync(close)?;
+            let parsed = self.entries(close, &mut entries);
+            self.finish(parsed, close)?;
         }
         if self.kind() == Tok::Comma {
             self.take();
@@ -393,7 +371,7 @@ impl Parser<'_> {
         }
         let name_at = self.take();
         let word = self.text_of(name_at);
-        self.check_reserved(name_at, &word);
+        let reserved = self.check_reserved(name_at, &word);
         let word = if dot == 1 { format!(".{word}") } else { word };
         if self.kind() == Tok::LParen {
             let open = self.take();
@@ -401,7 +379,7 @@ impl Parser<'_> {
             return Ok(self.global_call(open, &word, args));
         }
         let id = self.id(name_at);
-        Ok(self.node(id, Kind::Ident(word)))
+        Ok(self.node(id, if reserved { Kind::Error } else { Kind::Ident(word) }))
     }
 
     fn message(&mut self, brace: usize) -> Parsed<Expr> {
@@ -417,29 +395,74 @@ impl Parser<'_> {
         self.sync(close.and(field))?;
         let mut fields = Vec::new();
         if !close.has(self.kind()) {
-            loop {
-                let optional = self.kind() == Tok::Question;
-                if optional {
-                    self.take();
-                }
-                self.sync(Set::of(&[Tok::Ident, Tok::EscIdent]))?;
-                let name_at = self.take();
-                let field = self.field_name(name_at);
-                let colon = self.expect(Tok::Colon, START)?;
-                let id = self.id(colon);
-                let value = self.expr(close);
-                fields.push(FieldInit { id, name: field, value, optional });
-                if !self.another(Tok::RBrace)? {
-                    break;
-                }
-            }
-            self.sync(close)?;
+            let parsed = self.fields(close, &mut fields);
+            self.finish(parsed, close)?;
         }
         if self.kind() == Tok::Comma {
             self.take();
         }
         self.expect(Tok::RBrace, SUFFIX)?;
         Ok(self.node(id, Kind::Struct { name, fields }))
+    }
+
+    fn elements(&mut self, close: Set, elements: &mut Vec<Expr>, optional: &mut Vec<usize>) -> Parsed<()> {
+        loop {
+            if self.kind() == Tok::Question {
+                self.take();
+                optional.push(elements.len());
+            }
+            elements.push(self.expr(close));
+            if !self.another(Tok::RBracket)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn entries(&mut self, close: Set, entries: &mut Vec<Entry>) -> Parsed<()> {
+        loop {
+            let optional = self.kind() == Tok::Question;
+            if optional {
+                self.take();
+            }
+            let key = self.expr(Set::of(&[Tok::Colon]));
+            let colon = self.expect(Tok::Colon, START)?;
+            let id = self.id(colon);
+            let value = self.expr(close);
+            entries.push(Entry { id, key, value, optional });
+            if !self.another(Tok::RBrace)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn fields(&mut self, close: Set, fields: &mut Vec<FieldInit>) -> Parsed<()> {
+        loop {
+            let optional = self.kind() == Tok::Question;
+            if optional {
+                self.take();
+            }
+            self.sync(Set::of(&[Tok::Ident, Tok::EscIdent]))?;
+            let name_at = self.take();
+            let name = self.field_name(name_at);
+            let colon = self.expect(Tok::Colon, START)?;
+            let id = self.id(colon);
+            let value = self.expr(close);
+            fields.push(FieldInit { id, name, value, optional });
+            if !self.another(Tok::RBrace)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// After the content of brackets or braces: recovers within them where that is possible.
+    fn finish(&mut self, parsed: Parsed<()>, close: Set) -> Parsed<()> {
+        if parsed.is_err() {
+            self.follows.push(close);
+            self.recover();
+            self.follows.pop();
+            return Ok(());
+        }
+        self.sync(close)
     }
 
     /// Whether a comma and a further element follow; takes the comma.
