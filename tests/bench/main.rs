@@ -6,6 +6,8 @@
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
+mod store;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -29,6 +31,10 @@ struct Row {
 }
 
 fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|first| first == "store") {
+        return store::main(&args[1..]);
+    }
     if quiet("id", &["-u"]).trim() != "0" {
         eprintln!("bench: needs root: containers and networks are made");
         return ExitCode::FAILURE;
@@ -137,7 +143,7 @@ fn cpu_seconds(pid: u32) -> f64 {
 }
 
 /// Bytes that the process had written to disk.
-fn written(pid: u32) -> f64 {
+pub(crate) fn written(pid: u32) -> f64 {
     let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
     let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
     line.and_then(|line| line.parse().ok()).unwrap_or(0.0)

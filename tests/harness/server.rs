@@ -42,8 +42,15 @@ impl Default for Places {
 
 /// The built kedge: `$KEDGE_BIN`, else the one built beside this program.
 pub fn binary() -> PathBuf {
+    let own = std::env::current_exe().expect("a running program has a path");
+    binary_if_any()
+        .unwrap_or_else(|| panic!("no kedge beside {}: `cargo build -p kedge` first, or set KEDGE_BIN", own.display()))
+}
+
+/// The same, if there is one.
+pub fn binary_if_any() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("KEDGE_BIN") {
-        return PathBuf::from(path);
+        return Some(PathBuf::from(path));
     }
     let own = std::env::current_exe().expect("a running program has a path");
     let folder = own.parent().expect("a program is in a folder");
@@ -51,7 +58,6 @@ pub fn binary() -> PathBuf {
         .into_iter()
         .map(|folder| folder.join("kedge"))
         .find(|path| path.is_file())
-        .unwrap_or_else(|| panic!("no kedge beside {}: `cargo build -p kedge` first, or set KEDGE_BIN", own.display()))
 }
 
 /// A server, running or not. Dropping it stops it and removes all it made on the machine.
