@@ -14,4 +14,4 @@ mod podcontrol;
 mod revisions;
 
 pub use error::Error;
-pub use manager::{Context, Controller, ControllerManager, ControllerManagerConfig};
+pub use manager::{Context, Controller, ControllerManager, ControllerManagerConfig, Signing};

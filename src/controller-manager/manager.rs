@@ -22,6 +22,25 @@ pub struct ControllerManagerConfig {
     pub root_ca_pem: String,
     /// Without a lease renewal for this long a node is not known to be well (upstream: 50 s).
     pub node_grace: Duration,
+    /// Signs certificate requests; none: nobody here does.
+    pub signing: Option<Signing>,
+}
+
+/// The authorities of the built-in signers.
+#[derive(Clone)]
+pub struct Signing {
+    /// Signs what clients of the API server show.
+    pub clients: pki::Authority,
+    /// Signs what kubelets serve with.
+    pub servers: pki::Authority,
+    /// The longest life of a certificate (upstream: `--cluster-signing-duration`, a year).
+    pub duration: Duration,
+}
+
+impl std::fmt::Debug for Signing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Signing({:?})", self.duration)
+    }
 }
 
 /// What every controller is given.

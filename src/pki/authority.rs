@@ -141,6 +141,20 @@ impl Authority {
         &self.inner.cert_der
     }
 
+    /// When the authority's own certificate ends.
+    ///
+    /// # Errors
+    /// When it cannot be read back.
+    pub fn not_after(&self) -> Result<Timestamp> {
+        let (_, cert) =
+            X509Certificate::from_der(&self.inner.cert_der).map_err(|e| Error::Certificate(e.to_string()))?;
+        Timestamp::from_second(cert.validity().not_after.timestamp()).map_err(|e| Error::Certificate(e.to_string()))
+    }
+
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.inner.issuer
+    }
+
     /// Signs a new key for `subject`, valid for a year.
     pub fn issue(&self, subject: &Subject, now: Timestamp) -> Result<Identity> {
         let failed = |source| Error::Issue { name: subject.name.clone(), source };
@@ -248,13 +262,13 @@ fn ca_certificate(name: &str, key: &KeyPair, now: Timestamp) -> Result<String> {
 }
 
 /// A positive 127-bit number.
-fn serial() -> SerialNumber {
+pub(crate) fn serial() -> SerialNumber {
     let mut bytes: [u8; 16] = rand::random();
     bytes[0] = bytes[0] & 0x7f | 0x40;
     SerialNumber::from(bytes.to_vec())
 }
 
-fn at(time: Timestamp) -> Result<time::OffsetDateTime> {
+pub(crate) fn at(time: Timestamp) -> Result<time::OffsetDateTime> {
     time::OffsetDateTime::from_unix_timestamp(time.as_second()).map_err(|_| Error::Time(time))
 }
 

@@ -28,6 +28,7 @@ mod error;
 mod files;
 mod jwt;
 mod kubeconfig;
+mod request;
 mod token;
 
 use std::net::IpAddr;
@@ -40,6 +41,7 @@ pub use error::{Error, Result};
 pub use files::write_atomic;
 pub use jwt::{JwtError, SigningKey};
 pub use kubeconfig::{Kubeconfig, KubeconfigUser};
+pub use request::Terms;
 pub use token::{Token, constant_time_eq};
 
 /// What the certificates must say.

@@ -12,7 +12,7 @@ use component_base::supervisor::BoxError;
 use component_base::{
     CancellationToken, Metrics, RealClock, Service, ServiceContext, SharedClock, Supervisor, TaskGroup,
 };
-use controller_manager::{ControllerManager, ControllerManagerConfig};
+use controller_manager::{ControllerManager, ControllerManagerConfig, Signing};
 use ipnet::IpNet;
 use pki::{Pki, PkiRequest};
 use scheduler::{Scheduler, SchedulerConfig};
@@ -222,6 +222,9 @@ fn api_config(options: &ServerOptions, held: &Held, pki: &Pki) -> Result<Config>
     })
 }
 
+/// The longest life of certificates that the built-in signers sign.
+const CERTIFICATE_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+
 fn controllers(options: &ServerOptions, shared: &Shared) -> Result<ControllerManager> {
     let IpNet::V4(cluster_cidr) = options.cluster_cidr else {
         anyhow::bail!("--cluster-cidr {}: want an IPv4 network", options.cluster_cidr);
@@ -231,6 +234,11 @@ fn controllers(options: &ServerOptions, shared: &Shared) -> Result<ControllerMan
         node_cidr_prefix: 24,
         root_ca_pem: shared.pki.server_ca.cert_pem().to_owned(),
         node_grace: Duration::from_secs(50),
+        signing: Some(Signing {
+            clients: shared.pki.client_ca.clone(),
+            servers: shared.pki.server_ca.clone(),
+            duration: CERTIFICATE_LIFE,
+        }),
     };
     // The collector and the namespace controller must be able to remove anything.
     let client =

@@ -4,4 +4,4 @@ pub mod certificatesigningrequest;
 mod pem;
 mod signer;
 
-pub use pem::{CERTIFICATE_REQUEST, parse_request};
+pub use pem::{CERTIFICATE_REQUEST, Requested, parse_request};

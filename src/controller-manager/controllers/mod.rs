@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::manager::{Context, Controller};
 
+mod certificates;
 mod clusterrole_aggregation;
 pub mod cronjob;
 mod daemonset;
@@ -61,5 +62,6 @@ pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
         protection::attributes_classes(cx),
         clusterrole_aggregation::new(cx),
         resourcequota::new(cx),
+        certificates::new(cx),
     ]
 }
