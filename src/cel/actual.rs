@@ -56,7 +56,7 @@ pub(crate) fn call(name: &str, overload: Option<&str>, args: &[Value<'_>], resul
         },
         "sets.contains" | "sets.intersects" => 1 + arg(0).saturating_mul(arg(1)),
         "sets.equivalent" => 1 + arg(0).saturating_mul(arg(1)).saturating_mul(2),
-        "matches" if overload == Some("matches_string") || overload == Some("matches") => pattern(arg(0), arg(1)),
+        "matches" if overload == Some("matches_string") => pattern(arg(0), arg(1)),
         "format" => traverse(arg(0)),
         "strings.quote" => traverse(arg(0)),
         _ => by_overload(overload.unwrap_or_default(), args),

@@ -56,10 +56,11 @@ impl Ext<'_> {
         }
     }
 
-    /// The size that costs count with: bytes of an address.
+    /// The size that costs count with: bytes of an address, or of a network's prefix.
     pub fn size(&self) -> Option<u64> {
         match self {
-            Ext::Ip(ip) | Ext::Cidr(ip, _) => Some(if ip.is_ipv4() { 4 } else { 16 }),
+            Ext::Ip(ip) => Some(if ip.is_ipv4() { 4 } else { 16 }),
+            Ext::Cidr(_, prefix) => Some(u64::from(prefix.div_ceil(8))),
             _ => None,
         }
     }

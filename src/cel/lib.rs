@@ -45,7 +45,7 @@ mod url;
 mod value;
 
 #[cfg(test)]
-mod tests;
+mod tables;
 
 pub use authz::{Authorizer, Check, Decision, Question, Target};
 pub use cost::{CostEstimate, SizeEstimate, Sizes};

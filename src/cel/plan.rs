@@ -185,26 +185,27 @@ impl Planner<'_> {
             return Ok(Node::Bind { slot, init: Box::new(init), result: Box::new(result) });
         }
         let accu = self.enter(&fold.accu);
-        let var = self.enter(&fold.var);
-        let var2 = fold.var2.as_ref().map(|name| self.enter(name));
+        self.enter(&fold.var);
+        if let Some(name) = &fold.var2 {
+            self.enter(name);
+        }
         let condition = self.plan(&fold.condition)?;
-        let step = self.step(&fold.step, accu)?;
+        let step = self.step(&fold.step)?;
         if let Some(name) = &fold.var2 {
             self.leave(name);
         }
         self.leave(&fold.var);
         let result = self.plan(&fold.result)?;
         self.leave(&fold.accu);
-        let _ = (var, var2);
         Ok(Node::Fold(Box::new(Fold { range, init, two: fold.var2.is_some(), condition, step, result, accu })))
     }
 
     /// The step of a comprehension; those that add to the accumulator do it in place.
-    fn step(&mut self, step: &Expr, accu: usize) -> Result<Step, String> {
+    fn step(&mut self, step: &Expr) -> Result<Step, String> {
         if let Kind::Call { function, args, .. } = &step.kind {
             match (function.as_str(), args.as_slice()) {
                 ("_?_:_", [condition, then, otherwise]) if otherwise.ident() == Some(crate::ast::ACCUMULATOR) => {
-                    let inner = self.step(then, accu)?;
+                    let inner = self.step(then)?;
                     if !matches!(inner, Step::Any(_)) {
                         let condition = self.plan(condition)?;
                         return Ok(Step::If(condition, Box::new(inner)));

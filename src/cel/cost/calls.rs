@@ -23,7 +23,7 @@ impl Coster<'_> {
         {
             let cost = self.cost(arg);
             self.copy_sizes(expr, arg);
-            return ONE.add(cost);
+            return ONE.plus(cost);
         }
         let costs: Vec<CostEstimate> = args.iter().map(|arg| self.cost(arg)).collect();
         let parts: Vec<Part<'_>> = args.iter().map(|arg| self.part(arg)).collect();
@@ -40,7 +40,7 @@ impl Coster<'_> {
         let function = qualified.as_deref().unwrap_or(function);
         let mut sum = CostEstimate::default();
         let receiver = target.map(|target| {
-            sum = sum.add(self.cost(target));
+            sum = sum.plus(self.cost(target));
             self.part(target)
         });
         let mut total = CostEstimate { min: u64::MAX, max: 0 };
@@ -69,7 +69,7 @@ impl Coster<'_> {
         if let Some(size) = result {
             self.computed.insert(expr.id, size);
         }
-        sum.add(total)
+        sum.plus(total)
     }
 
     fn overload(
@@ -81,19 +81,19 @@ impl Coster<'_> {
         args: &[Part<'_>],
         costs: &[CostEstimate],
     ) -> Estimate {
-        let all = costs.iter().fold(CostEstimate::default(), |sum, cost| sum.add(*cost));
+        let all = costs.iter().fold(CostEstimate::default(), |sum, cost| sum.plus(*cost));
         if overload.starts_with("list_sets_") {
             let factor = if overload == "list_sets_equivalent_list" { 2.0 } else { 1.0 };
             let size = self.arg_size(args, 0).times(self.arg_size(args, 1));
-            return (size.by_factor(factor).add(ONE).add(all), None);
+            return (size.by_factor(factor).plus(ONE).plus(all), None);
         }
         if let Some((cost, size)) = self.kubernetes(function, overload, target, args) {
-            return (cost.add(all), size);
+            return (cost.plus(all), size);
         }
         match overload {
             "_&&_" | "logical_and" | "logical_or" => {
                 let (left, right) = (costs[0], costs[1]);
-                (CostEstimate { min: left.min, max: left.add(right).max }, None)
+                (CostEstimate { min: left.min, max: left.plus(right).max }, None)
             }
             "conditional" => {
                 let size = self.known(&args[1]).union(self.known(&args[2]));
@@ -101,19 +101,19 @@ impl Coster<'_> {
                 if let Some(entry) = entry {
                     self.entries.insert(expr.id, entry);
                 }
-                (costs[0].add(costs[1].union(costs[2])), Some(size))
+                (costs[0].plus(costs[1].union(costs[2])), Some(size))
             }
             "add_string" | "add_bytes" | "add_list" => {
-                let size = self.known(&args[0]).add(self.known(&args[1]));
+                let size = self.known(&args[0]).plus(self.known(&args[1]));
                 if let Some(entry) = EntrySize::union(self.entry_of(&args[0]), self.entry_of(&args[1])) {
                     self.entries.insert(expr.id, entry);
                 }
                 let cost = if overload == "add_list" { ONE } else { traverse(size) };
-                (cost.add(all), Some(size))
+                (cost.plus(all), Some(size))
             }
             _ => {
                 let (cost, size) = self.standard(overload, target, args);
-                (cost.add(all), size)
+                (cost.plus(all), size)
             }
         }
     }
@@ -138,7 +138,7 @@ impl Coster<'_> {
             ("starts_with_string" | "ends_with_string", _, [arg]) => (traverse(self.known(arg)), None),
             ("in_list", _, [_, list]) => (self.known(list).by_factor(1.0), None),
             ("matches_string", Some(target), [pattern]) => {
-                let text = traverse(self.known(target).add(SizeEstimate::fixed(1)));
+                let text = traverse(self.known(target).plus(SizeEstimate::fixed(1)));
                 (text.times(self.known(pattern).by_factor(REGEX_STRING_LENGTH_COST_FACTOR)), None)
             }
             ("contains_string", Some(target), [part]) => {
@@ -220,7 +220,7 @@ impl Coster<'_> {
                 match self.element(target) {
                     Some(element) => {
                         let each = match element.ty {
-                            Type::String | Type::Bytes => ONE.add(traverse(self.estimate_size(&element))),
+                            Type::String | Type::Bytes => ONE.plus(traverse(self.estimate_size(&element))),
                             _ => ONE,
                         };
                         (size.times_cost(each), None)
@@ -248,28 +248,24 @@ impl Coster<'_> {
             "join" => self.join(target?, args),
             "find" | "findAll" if !args.is_empty() => {
                 let size = self.estimate_size(target?);
-                let text = traverse(size.add(SizeEstimate::fixed(1)));
+                let text = traverse(size.plus(SizeEstimate::fixed(1)));
                 let pattern = self.arg_size(args, 0).by_factor(REGEX_STRING_LENGTH_COST_FACTOR);
                 (text.times(pattern), Some(SizeEstimate { min: 0, max: size.max }))
             }
-            // As upstream: these are global functions, so the case for a receiver never holds.
-            "cidr" | "isIP" | "isCIDR" | "quantity" | "isQuantity" | "semver" | "isSemver" | "ip.isCanonical" => {
-                target?;
+            "cidr" | "isIP" | "isCIDR" | "quantity" | "isQuantity" | "semver" | "isSemver" => {
                 (traverse(self.arg_size(args, 0)), None)
             }
-            "ip" => {
-                target?;
-                (ONE, None)
-            }
+            "ip" if args.is_empty() => (ONE, None),
+            "ip" => (traverse(self.arg_size(args, 0)), None),
+            "ip.isCanonical" => (traverse_twice(self.arg_size(args, 0)), None),
             "containsIP" | "containsCIDR" if !args.is_empty() => {
-                target?;
                 let bytes = SizeEstimate { min: 4, max: 16 };
-                let mut cost = traverse(bytes.add(bytes));
+                let mut cost = traverse(bytes.plus(bytes));
                 if function == "containsCIDR" {
-                    cost = cost.add(traverse(bytes)).add(ONE);
+                    cost = cost.plus(traverse(bytes)).plus(ONE);
                 }
                 if matches!(overload, "cidr_contains_ip_string" | "cidr_contains_cidr_string") {
-                    cost = cost.add(traverse(self.arg_size(args, 0)));
+                    cost = cost.plus(traverse(self.arg_size(args, 0)));
                 }
                 (cost, None)
             }
@@ -322,7 +318,7 @@ impl Coster<'_> {
         } else {
             count.min = (size.min as f64 / from.max as f64).ceil() as u64;
         }
-        (traverse_twice(size), Some(count.times(to).add(kept)))
+        (traverse_twice(size), Some(count.times(to).plus(kept)))
     }
 
     fn join(&self, target: &Part<'_>, args: &[Part<'_>]) -> Estimate {
@@ -333,7 +329,7 @@ impl Coster<'_> {
         };
         if !args.is_empty() {
             let count = SizeEstimate { min: list.min.saturating_sub(1), max: list.max.saturating_sub(1) };
-            size = size.add(self.arg_size(args, 0).times(count));
+            size = size.plus(self.arg_size(args, 0).times(count));
         }
         (traverse(size), Some(size))
     }
@@ -378,5 +374,5 @@ fn traverse_twice(size: SizeEstimate) -> CostEstimate {
 
 fn selector(length: SizeEstimate) -> CostEstimate {
     let each = (LIST_CREATE_BASE_COST + STRUCT_CREATE_BASE_COST) as f64;
-    CostEstimate::fixed(LIST_CREATE_BASE_COST).add(traverse(length)).add(length.by_factor(0.5).by_factor(each))
+    CostEstimate::fixed(LIST_CREATE_BASE_COST).plus(traverse(length)).plus(length.by_factor(0.5).by_factor(each))
 }

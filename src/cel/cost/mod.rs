@@ -129,7 +129,7 @@ impl Coster<'_> {
                     return sum;
                 }
                 if matches!(self.notes.ty(operand.id), Type::Map(..) | Type::Object(_) | Type::Param(_)) {
-                    sum = sum.add(CostEstimate::fixed(1));
+                    sum = sum.plus(CostEstimate::fixed(1));
                 }
                 let mut path = self.path(operand);
                 path.push(field.clone());
@@ -141,31 +141,31 @@ impl Coster<'_> {
                 let mut sum = CostEstimate::default();
                 let mut item = SizeEstimate { min: if elements.is_empty() { 0 } else { u64::MAX }, max: 0 };
                 for element in elements {
-                    sum = sum.add(self.cost(element));
+                    sum = sum.plus(self.cost(element));
                     item = item.union(self.size_or_unknown(element));
                 }
                 let entry = EntrySize { list: true, key: SizeEstimate::fixed(1), value: item };
                 self.entries.insert(expr.id, entry);
-                sum.add(CostEstimate::fixed(LIST_CREATE_BASE_COST))
+                sum.plus(CostEstimate::fixed(LIST_CREATE_BASE_COST))
             }
             Kind::Map(entries) => {
                 let mut sum = CostEstimate::default();
                 let start = SizeEstimate { min: if entries.is_empty() { 0 } else { u64::MAX }, max: 0 };
                 let (mut keys, mut values) = (start, start);
                 for entry in entries {
-                    sum = sum.add(self.cost(&entry.key)).add(self.cost(&entry.value));
+                    sum = sum.plus(self.cost(&entry.key)).plus(self.cost(&entry.value));
                     keys = keys.union(self.size_or_unknown(&entry.key));
                     values = values.union(self.size_or_unknown(&entry.value));
                 }
                 self.entries.insert(expr.id, EntrySize { list: false, key: keys, value: values });
-                sum.add(CostEstimate::fixed(MAP_CREATE_BASE_COST))
+                sum.plus(CostEstimate::fixed(MAP_CREATE_BASE_COST))
             }
             Kind::Struct { fields, .. } => {
                 let mut sum = CostEstimate::default();
                 for field in fields {
-                    sum = sum.add(self.cost(&field.value));
+                    sum = sum.plus(self.cost(&field.value));
                 }
-                sum.add(CostEstimate::fixed(STRUCT_CREATE_BASE_COST))
+                sum.plus(CostEstimate::fixed(STRUCT_CREATE_BASE_COST))
             }
             Kind::Comprehension(fold) if fold.var == "#unused" => self.bind(expr, fold),
             Kind::Comprehension(fold) => self.comprehension(expr, fold),
@@ -173,7 +173,7 @@ impl Coster<'_> {
     }
 
     fn comprehension(&mut self, expr: &Expr, fold: &Comprehension) -> CostEstimate {
-        let mut sum = self.cost(&fold.range).add(self.cost(&fold.init));
+        let mut sum = self.cost(&fold.range).plus(self.cost(&fold.init));
         self.push_bound(&fold.accu, &fold.init);
         let entry = self.entry_size(&fold.range);
         let list = entry.map_or_else(|| matches!(self.notes.ty(fold.range.id), Type::List(_)), |entry| entry.list);
@@ -193,15 +193,15 @@ impl Coster<'_> {
             None => push(&fold.var, "@keys", key),
         }
         let each = self.cost(&fold.condition);
-        let each = self.cost(&fold.step).add(each);
+        let each = self.cost(&fold.step).plus(each);
         self.pop(&fold.var);
         if let Some(var2) = &fold.var2 {
             self.pop(var2);
         }
-        sum = sum.add(self.cost(&fold.result));
+        sum = sum.plus(self.cost(&fold.result));
         self.pop(&fold.accu);
         let count = self.size_or_unknown(&fold.range);
-        sum = sum.add(count.times_cost(each));
+        sum = sum.plus(count.times_cost(each));
         match &fold.init.kind {
             Kind::Literal(_) => {
                 if let Some(size) = self.size(&fold.init) {
@@ -220,9 +220,9 @@ impl Coster<'_> {
     }
 
     fn bind(&mut self, expr: &Expr, fold: &Comprehension) -> CostEstimate {
-        let sum = self.cost(&fold.range).add(self.cost(&fold.init));
+        let sum = self.cost(&fold.range).plus(self.cost(&fold.init));
         self.push_bound(&fold.accu, &fold.init);
-        let sum = sum.add(self.cost(&fold.result));
+        let sum = sum.plus(self.cost(&fold.result));
         self.pop(&fold.accu);
         self.copy_sizes(expr, &fold.result);
         sum

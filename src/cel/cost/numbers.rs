@@ -20,7 +20,7 @@ impl CostEstimate {
     }
 
     #[must_use]
-    pub fn add(self, other: CostEstimate) -> CostEstimate {
+    pub fn plus(self, other: CostEstimate) -> CostEstimate {
         CostEstimate { min: self.min.saturating_add(other.min), max: self.max.saturating_add(other.max) }
     }
 
@@ -48,7 +48,7 @@ impl SizeEstimate {
     }
 
     #[must_use]
-    pub fn add(self, other: SizeEstimate) -> SizeEstimate {
+    pub fn plus(self, other: SizeEstimate) -> SizeEstimate {
         SizeEstimate { min: self.min.saturating_add(other.min), max: self.max.saturating_add(other.max) }
     }
 

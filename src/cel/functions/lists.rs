@@ -22,7 +22,7 @@ pub(super) fn lookup(name: &str) -> Option<Func> {
             _ => no_overload("last", args),
         },
         "optional.unwrap" | "unwrapOpt" => unwrap_all,
-        "sets.contains" => |args| sets(args, "sets.contains", |a, b| Ok(contains(a, b)?)),
+        "sets.contains" => |args| sets(args, "sets.contains", contains),
         "sets.equivalent" => |args| sets(args, "sets.equivalent", |a, b| Ok(contains(a, b)? && contains(b, a)?)),
         "sets.intersects" => |args| {
             sets(args, "sets.intersects", |a, b| {
