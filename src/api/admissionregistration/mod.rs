@@ -1,5 +1,6 @@
 //! admissionregistration.k8s.io: who else is asked before an object is stored.
 
+mod environment;
 mod expressions;
 pub mod mutatingadmissionpolicy;
 pub mod mutatingadmissionpolicybinding;
@@ -10,3 +11,5 @@ pub mod validatingadmissionpolicy;
 pub mod validatingadmissionpolicybinding;
 pub mod validatingwebhookconfiguration;
 mod webhooks;
+
+pub use environment::{Declared, environment};

@@ -4,6 +4,7 @@ use apimachinery::validation::{ErrorList, Path};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::expressions::{Answer, Checker};
 use super::policies::{Doing, check_policy_head, param_kind};
 use super::rules::{REINVOCATION_POLICIES, count, default_match_resources};
 use crate::access::{has, items, obj, set_missing, text};
@@ -66,12 +67,12 @@ impl Strategy for MutatingAdmissionPolicy {
 fn check(object: &Value, old: Option<&Value>) -> ErrorList {
     let mut errors = ErrorList::new();
     let (own, path) = (spec(object), Path::new("spec"));
-    check_policy_head(&mut errors, &path, object, old, Doing::Mutate);
+    let checker = check_policy_head(&mut errors, &path, object, old, Doing::Mutate);
     if items(own, "mutations").is_empty() {
         errors.required(path.child("mutations"), "mutations must contain at least one item");
     }
     for (i, mutation) in items(own, "mutations").iter().enumerate() {
-        check_mutation(&mut errors, &path.child("mutations").index(i), mutation);
+        check_mutation(&mut errors, &checker, &path.child("mutations").index(i), mutation);
     }
     match text(own, "reinvocationPolicy") {
         "" => errors.required(path.child("reinvocationPolicy"), ""),
@@ -84,11 +85,12 @@ fn check(object: &Value, old: Option<&Value>) -> ErrorList {
 }
 
 /// The two ways of a change, with the field that has its expression.
-const WAYS: &[(&str, &str)] = &[("ApplyConfiguration", "applyConfiguration"), ("JSONPatch", "jsonPatch")];
+const WAYS: &[(&str, &str, Answer)] =
+    &[("ApplyConfiguration", "applyConfiguration", Answer::Partial), ("JSONPatch", "jsonPatch", Answer::Patches)];
 
-fn check_mutation(errors: &mut ErrorList, path: &Path, mutation: &Value) {
+fn check_mutation(errors: &mut ErrorList, checker: &Checker, path: &Path, mutation: &Value) {
     let ty = text(mutation, "patchType");
-    let Some((_, own)) = WAYS.iter().find(|(name, _)| *name == ty) else {
+    let Some((_, own, answer)) = WAYS.iter().find(|(name, ..)| *name == ty) else {
         if ty.is_empty() {
             errors.required(path.child("patchType"), "");
         } else {
@@ -98,10 +100,14 @@ fn check_mutation(errors: &mut ErrorList, path: &Path, mutation: &Value) {
     };
     if !has(mutation, own) {
         errors.required(path.child(own), &format!("must be specified when patchType is {ty}"));
-    } else if text(obj(mutation, own), "expression").trim().is_empty() {
-        errors.required(path.child(own).child("expression"), "");
+    } else {
+        let at = path.child(own).child("expression");
+        match text(obj(mutation, own), "expression") {
+            blank if blank.trim().is_empty() => errors.required(at, ""),
+            source => checker.change(errors, at, source, answer),
+        }
     }
-    for (_, other) in WAYS.iter().filter(|(name, key)| *name != ty && has(mutation, key)) {
+    for (_, other, _) in WAYS.iter().filter(|(name, key, _)| *name != ty && has(mutation, key)) {
         let detail = format!("must not be specified when patchType is {ty}");
         errors.invalid(path.child(other), format!("{{{other}}}"), &detail);
     }

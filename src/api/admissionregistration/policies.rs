@@ -3,7 +3,7 @@
 use apimachinery::validation::{ErrorList, Path, names};
 use serde_json::{Value, json};
 
-use super::expressions::{check_match_conditions, check_variables};
+use super::expressions::{Checker, check_match_conditions};
 use super::rules::{check_failure_policy, check_match_resources, check_mutating_operations};
 use crate::access::{entries, has, items, obj, opt_text, same, text, texts};
 use crate::checks::{dns_subdomain, label_selector, spec};
@@ -16,14 +16,15 @@ pub(super) enum Doing {
 }
 
 /// The part of a policy's spec up to what it does: failure policy, parameters, what it is about, conditions, variables.
-/// `old` is the policy that is replaced: conditions that did not change are not looked at again.
+/// `old` is the policy that is replaced: conditions that did not change are not looked at again. Returns what checks
+/// the expressions that follow.
 pub(super) fn check_policy_head(
     errors: &mut ErrorList,
     path: &Path,
     object: &Value,
     old: Option<&Value>,
     doing: Doing,
-) {
+) -> Checker {
     let own = spec(object);
     check_failure_policy(errors, path.child("failurePolicy"), own);
     if has(own, "paramKind") {
@@ -46,7 +47,9 @@ pub(super) fn check_policy_head(
     if !known {
         check_match_conditions(errors, path, own);
     }
-    check_variables(errors, path, own);
+    let mut checker = Checker::policy(own, doing == Doing::Mutate);
+    checker.variables(errors, path, own);
+    checker
 }
 
 fn check_param_kind(errors: &mut ErrorList, path: &Path, kind: &Value) {

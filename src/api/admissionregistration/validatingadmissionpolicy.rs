@@ -7,6 +7,7 @@ use apimachinery::validation::{ErrorList, Path};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::expressions::Checker;
 use super::policies::{Doing, blank, check_policy_head, param_kind};
 use super::rules::{count, default_match_resources};
 use crate::access::{has, items, obj, opt_text, set, set_missing, text};
@@ -73,7 +74,7 @@ impl Strategy for ValidatingAdmissionPolicy {
 fn check(object: &Value, old: Option<&Value>) -> ErrorList {
     let mut errors = ErrorList::new();
     let (own, path) = (spec(object), Path::new("spec"));
-    check_policy_head(&mut errors, &path, object, old, Doing::Validate);
+    let checker = check_policy_head(&mut errors, &path, object, old, Doing::Validate);
     let (validations, annotations) = (items(own, "validations"), items(own, "auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
         let detail = "validations or auditAnnotations must contain at least one item";
@@ -82,7 +83,7 @@ fn check(object: &Value, old: Option<&Value>) -> ErrorList {
         return errors;
     }
     for (i, validation) in validations.iter().enumerate() {
-        check_validation(&mut errors, &path.child("validations").index(i), validation);
+        check_validation(&mut errors, &checker, &path.child("validations").index(i), validation);
     }
     let path = path.child("auditAnnotations");
     if annotations.len() > MOST_AUDIT_ANNOTATIONS {
@@ -111,7 +112,7 @@ fn check(object: &Value, old: Option<&Value>) -> ErrorList {
                 let detail = format!("must not exceed {LONGEST_VALUE_EXPRESSION} bytes in length");
                 errors.required(at.child("valueExpression"), &detail);
             }
-            _ => {}
+            _ => checker.annotation(&mut errors, at.child("valueExpression"), text(annotation, "valueExpression")),
         }
         if annotations[..i].iter().any(|a| text(a, "key") == key) {
             errors.duplicate(at.child("key"), key);
@@ -120,13 +121,17 @@ fn check(object: &Value, old: Option<&Value>) -> ErrorList {
     errors
 }
 
-fn check_validation(errors: &mut ErrorList, path: &Path, validation: &Value) {
-    if text(validation, "expression").trim().is_empty() {
-        errors.required(path.child("expression"), "expression is not specified");
+fn check_validation(errors: &mut ErrorList, checker: &Checker, path: &Path, validation: &Value) {
+    match text(validation, "expression") {
+        none if none.trim().is_empty() => errors.required(path.child("expression"), "expression is not specified"),
+        source => checker.condition(errors, path.child("expression"), source),
     }
     const BLANK: &str = "must be non-empty if specified";
+    let source = text(validation, "messageExpression");
     if blank(validation, "messageExpression") {
-        errors.invalid(path.child("messageExpression"), text(validation, "messageExpression"), BLANK);
+        errors.invalid(path.child("messageExpression"), source, BLANK);
+    } else if !source.is_empty() {
+        checker.message(errors, path.child("messageExpression"), source);
     }
     let message = text(validation, "message");
     if blank(validation, "message") {
