@@ -88,6 +88,8 @@ CONTAINER = {
 MOVED = {
     "core.v1.Container": CONTAINER,
     "core.v1.EphemeralContainer": CONTAINER,
+    "crd.v1.CustomResourceDefinitionVersion": {"deprecated": "storage", "deprecationWarning": "deprecated"},
+    "crd.v1.WebhookClientConfig": {"service": "url", "caBundle": "service"},
     "core.v1.PodSpec": {
         "initContainers": "volumes", "ephemeralContainers": "containers",
         "automountServiceAccountToken": "serviceAccount", "shareProcessNamespace": "hostIPC",
@@ -95,9 +97,19 @@ MOVED = {
 }
 
 
+def message_of(definition):
+    """The protobuf message of a definition: its package has no dashes."""
+    return "k8s.io." + definition[len(PREFIX):].replace("-", "_")
+
+
+def plain(name):
+    """A JSON name as the protobuf name has it: `$ref` is ref, `x-kubernetes-list-type` is xKubernetesListType."""
+    return name.replace("$", "").replace("-", "").lower()
+
+
 def order_of(definition, fields, protobuf):
     """Go's order of fields: TypeMeta, then protobuf numbers with embedded structs in place."""
-    own = {name.lower() for name in protobuf.get("k8s.io." + definition[len(PREFIX):], {})}
+    own = {name.lower() for name in protobuf.get(message_of(definition), {})}
     ranks = {"kind": (0, 0, 0), "apiVersion": (0, 0, 1)}
     if definition.endswith(".OwnerReference"):
         ranks = {"apiVersion": (0, 0, 0)}  # the one struct that is not in the order of its numbers
@@ -106,7 +118,7 @@ def order_of(definition, fields, protobuf):
 
     def walk(message, at):
         for name, field in sorted(protobuf.get(message, {}).items(), key=lambda x: x[1]["n"]):
-            json_name = next((f for f in fields if f.lower() == name.lower()), None)
+            json_name = next((f for f in fields if plain(f) == name.lower()), None)
             if json_name and json_name not in ranks:
                 ranks[json_name] = at + (field["n"],)
             elif not json_name and field["t"].startswith("k8s.io"):
@@ -115,7 +127,7 @@ def order_of(definition, fields, protobuf):
                 package = message.rsplit(".", 1)[0]
                 walk(package + "." + field["t"], at + (field["n"],))
 
-    walk("k8s.io." + definition[len(PREFIX):], (1,))
+    walk(message_of(definition), (1,))
     ordered = sorted(fields, key=lambda f: (f not in ranks, ranks.get(f, (2,)), f))
     for field, before in MOVED.get(short(definition), {}).items():
         ordered.remove(field)

@@ -25,9 +25,19 @@ use crate::kind::{Kind, RequestContext, Scope, Strategy};
 use super::conditions::{Condition, NON_STRUCTURAL};
 use internal::Spec;
 
-pub struct CustomResourceDefinition;
+pub use schema::{DefaultsCheck, UNKNOWN_FIELDS};
 
+/// Defaults are values of a user's kind: whoever knows such kinds checks them.
+pub struct CustomResourceDefinition {
+    defaults: DefaultsCheck,
+}
+
+/// The kind without a check of defaults.
 pub fn kind() -> Kind {
+    kind_with(|_, _, _| ErrorList::new())
+}
+
+pub fn kind_with(defaults: DefaultsCheck) -> Kind {
     const API_VERSION: &str = "apiextensions.k8s.io/v1";
     const KIND: &str = "CustomResourceDefinition";
     const DEFINITION: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition";
@@ -99,7 +109,7 @@ impl Strategy for CustomResourceDefinition {
             let path = Path::new("metadata").child("name");
             errors.invalid(path, name(object), "must be spec.names.plural+\".\"+spec.group");
         }
-        spec::check(&mut errors, &Spec::of(object), &spec::Options::for_create());
+        spec::check(&mut errors, &Spec::of(object), &spec::Options::for_create(self.defaults));
         check_rest(&mut errors, object, None);
         errors
     }
@@ -111,7 +121,7 @@ impl Strategy for CustomResourceDefinition {
             return errors;
         }
         let (new_spec, old_spec) = (Spec::of(object), Spec::of(old));
-        spec::check(&mut errors, &new_spec, &spec::Options::for_update(&new_spec, old, &old_spec));
+        spec::check(&mut errors, &new_spec, &spec::Options::for_update(&new_spec, old, &old_spec, self.defaults));
         spec::check_immutable(&mut errors, object, old);
         check_rest(&mut errors, object, Some(old));
         errors

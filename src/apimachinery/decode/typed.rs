@@ -39,6 +39,7 @@ pub fn decode_at(node: Node, schema: &Schema, at: &str) -> Result<Typed, String>
         strict: Vec::new(),
         seen: HashSet::new(),
         wrong: None,
+        itself: None,
     };
     let root = Type::Object(schema.root);
     let context = Context { ty: &root, go_type: None };
@@ -67,6 +68,8 @@ struct Decoder<'a> {
     strict: Vec<String>,
     seen: HashSet<String>,
     wrong: Option<String>,
+    /// In a value that decodes itself: how many of `fields` lead to it.
+    itself: Option<usize>,
 }
 
 impl<'a> Decoder<'a> {
@@ -92,11 +95,39 @@ impl<'a> Decoder<'a> {
         context: Context<'a>,
         before: Option<Value>,
     ) -> Result<Option<Value>, String> {
+        if object.or_any {
+            return self.variant(node, object);
+        }
         match node {
             Node::Object(entries) => self.object(entries, object, before).map(Some),
-            node if object.or_any => Ok(Some(node.into_value())),
             node => Ok(self.mismatch(&node, context)),
         }
+    }
+
+    /// JSONSchemaPropsOrArray and its like decode themselves in Go: nothing is noted inside, and errors name the way
+    /// up to here.
+    fn variant(&mut self, node: Node, object: &'a Object) -> Result<Option<Value>, String> {
+        let outer = self.itself.replace(self.itself.unwrap_or(self.fields.len()));
+        let found = match node {
+            Node::Object(entries) => self.object(entries, object, None).map(Some),
+            Node::Array(items) if object.name.ends_with("OrArray") => {
+                let inside = |item| match item {
+                    Node::Object(entries) => self.object(entries, object, None),
+                    Node::Null => Ok(Value::Object(Map::new())),
+                    other => {
+                        Err(format!("json: cannot unmarshal {} into Go value of type v1.JSONSchemaProps", other.kind()))
+                    }
+                };
+                items.into_iter().map(inside).collect::<Result<Vec<_>, _>>().map(|list| Some(Value::Array(list)))
+            }
+            Node::Bool(allows) if object.name.ends_with("OrBool") => Ok(Some(Value::Bool(allows))),
+            _ if object.name.ends_with("OrBool") => Err("boolean or JSON schema expected".to_owned()),
+            node @ Node::Array(_) => Ok(Some(node.into_value())),
+            // Go has an empty one here, which it writes as null
+            _ => Ok(None),
+        };
+        self.itself = outer;
+        found
     }
 
     fn map_value(
@@ -288,7 +319,8 @@ impl<'a> Decoder<'a> {
             format!("json: cannot unmarshal {what} into Go value of type {go_type}")
         } else {
             let owner = self.owner.rsplit('.').next().unwrap_or_default();
-            let fields = self.fields.join(".");
+            let owner = owner.split("Or").next().filter(|_| self.itself.is_some()).unwrap_or(owner);
+            let fields = self.fields[..self.itself.unwrap_or(self.fields.len())].join(".");
             format!("json: cannot unmarshal {what} into Go struct field {owner}.{fields} of type {go_type}")
         };
         self.wrong.get_or_insert(message);
@@ -332,6 +364,9 @@ impl<'a> Decoder<'a> {
     }
 
     fn note(&mut self, what: &str) {
+        if self.itself.is_some() {
+            return;
+        }
         let message = format!("{what} field {}", quote(&self.path));
         if self.strict.len() < MAX_STRICT && self.seen.insert(message.clone()) {
             self.strict.push(message);

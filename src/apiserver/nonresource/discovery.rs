@@ -294,6 +294,8 @@ fn storage_hash(server: &Server, kind: &Kind) -> String {
     let kind = stored.as_deref().unwrap_or(kind);
     let version = match crate::apiextensions::of(kind) {
         Some(custom) => &custom.definition.storage().name,
+        // upstream's hash of definitions is still that of the version in which they were stored first
+        None if kind.storage_key == crate::apiextensions::KEY => "v1beta1",
         None => kind.version.as_ref(),
     };
     let digest = Sha256::digest(format!("{}/{version}/{}", kind.group, kind.kind));

@@ -82,6 +82,13 @@ fn parts(out: &mut String, parts: &Parts<'_>) {
     });
 }
 
+/// One rule of `x-kubernetes-validations`.
+pub(super) fn rule(rule: &Value) -> String {
+    let mut out = String::new();
+    write_rule(&mut out, rule);
+    out
+}
+
 fn write_rule(out: &mut String, rule: &Value) {
     let _ = write!(
         out,

@@ -6,9 +6,10 @@
 
 mod lists;
 mod openapi;
+mod rules;
 mod structural;
 
-use apimachinery::validation::{ErrorList, Path};
+use apimachinery::validation::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use super::dump;
@@ -17,31 +18,46 @@ use crate::access::{entries, field, flag, has, items, text};
 
 pub(crate) use structural::{convertible, violations};
 
+/// Checks the defaults in a structural schema, which is at the path: each must be valid where it stands, and (`true`)
+/// have no unknown fields.
+pub type DefaultsCheck = fn(&Value, &Path, bool) -> ErrorList;
+/// What is wrong with a default that has unknown fields.
+pub const UNKNOWN_FIELDS: &str = "must not have unknown fields";
+
 /// What is asked of schemas.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Options {
     pub structural: bool,
     pub valid_types: bool,
+    pub pruned_defaults: bool,
     pub atomic_sets: bool,
     pub map_keys: bool,
     /// The cost of single rules is looked at.
     pub rule_cost: bool,
+    pub defaults: DefaultsCheck,
 }
 
 impl Options {
-    pub fn for_create() -> Self {
+    pub fn for_create(defaults: DefaultsCheck) -> Self {
         Self { structural: true, valid_types: true, atomic_sets: true, map_keys: true, rule_cost: true }
     }
 
     /// Nothing is asked that the old schemas do not keep.
-    pub fn for_update(old: &Spec<'_>) -> Self {
+    pub fn for_update(old: &Spec<'_>, defaults: DefaultsCheck) -> Self {
         let none = |bad: &dyn Fn(&Value) -> bool| !old.schemas().any(|schema| any(schema, bad));
         Self {
             structural: old.schemas().all(structural::holds),
             valid_types: none(&|schema| !openapi::type_is_valid(text(schema, "type"))),
+            pruned_defaults: old.schemas().all(|schema| {
+                let unpruned = |error: &FieldError| error.detail == UNKNOWN_FIELDS;
+                !any(schema, &|schema| has(schema, "default"))
+                    || !structural::holds(schema)
+                    || !defaults(schema, &Path::nil(), true).iter().any(unpruned)
+            }),
             atomic_sets: none(&lists::has_open_set),
             map_keys: none(&|schema| !lists::map_key_errors(schema, &Path::new("x")).is_empty()),
             rule_cost: true,
+            defaults,
         }
     }
 
@@ -62,14 +78,21 @@ pub(super) fn check(errors: &mut ErrorList, path: &Path, validation: &Value, sta
     if flag(schema, "nullable") {
         errors.forbidden(path.child("openAPIV3Schema.nullable"), "nullable cannot be true at the root");
     }
-    let mut late = None;
+    let (mut late, mut compile) = (None, false);
     if options.structural {
         match structural::convertible(schema) {
             Err(error) => late = Some(error),
-            Ok(()) => errors.extend(structural::violations(schema, &at)),
+            Ok(()) => {
+                let mut found = structural::violations(schema, &at);
+                if found.is_empty() && any(schema, &|schema| has(schema, "default")) {
+                    found = (options.defaults)(schema, &at, options.pruned_defaults);
+                }
+                compile = found.is_empty();
+                errors.extend(found);
+            }
         }
     }
-    openapi::check(errors, &at, schema, options);
+    openapi::check(errors, &at, schema, options, compile);
     if let (Some(error), true) = (late, errors.len() == before) {
         errors.invalid(at, "", &error);
     }

@@ -25,17 +25,17 @@ pub(super) struct Options {
 }
 
 impl Options {
-    pub fn for_create() -> Self {
+    pub fn for_create(defaults: schema::DefaultsCheck) -> Self {
         Self {
             recognized_review_required: true,
             bad_bundle_allowed: true,
             schemas_required: true,
-            schema: schema::Options::for_create(),
+            schema: schema::Options::for_create(defaults),
             unchanged: BTreeSet::new(),
         }
     }
 
-    pub fn for_update(new: &Spec<'_>, old_object: &Value, old: &Spec<'_>) -> Self {
+    pub fn for_update(new: &Spec<'_>, old_object: &Value, old: &Spec<'_>, defaults: schema::DefaultsCheck) -> Self {
         let unchanged = |version: &&Version<'_>| {
             let name = version.name();
             old.schema_of(name).is_some_and(|was| new.schema_of(name) == Some(was))
@@ -45,7 +45,7 @@ impl Options {
             bad_bundle_allowed: conversion::bad_bundle_allowed(old_object),
             schemas_required: old.top.schema().is_some()
                 || old.versions.iter().all(|version| version.parts.schema().is_some()),
-            schema: schema::Options::for_update(old),
+            schema: schema::Options::for_update(old, defaults),
             unchanged: new.versions.iter().filter(unchanged).map(|version| version.name().to_owned()).collect(),
         }
     }
