@@ -41,11 +41,18 @@ pub fn kind_with(defaults: DefaultsCheck) -> Kind {
     const API_VERSION: &str = "apiextensions.k8s.io/v1";
     const KIND: &str = "CustomResourceDefinition";
     const DEFINITION: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition";
-    Kind::builtin(API_VERSION, KIND, "customresourcedefinitions", Scope::Cluster, DEFINITION, CustomResourceDefinition)
-        .with_short_names(&["crd", "crds"])
-        .with_categories(&["api-extensions"])
-        .with_storage_key(STORAGE_KEY)
-        .with_subresource("status", API_VERSION, KIND, &["get", "patch", "update"])
+    Kind::builtin(
+        API_VERSION,
+        KIND,
+        "customresourcedefinitions",
+        Scope::Cluster,
+        DEFINITION,
+        CustomResourceDefinition { defaults },
+    )
+    .with_short_names(&["crd", "crds"])
+    .with_categories(&["api-extensions"])
+    .with_storage_key(STORAGE_KEY)
+    .with_subresource("status", API_VERSION, KIND, &["get", "patch", "update"])
 }
 
 pub const STORAGE_KEY: &str = "apiextensions.k8s.io/customresourcedefinitions";

@@ -39,7 +39,15 @@ pub(super) struct Options {
 
 impl Options {
     pub fn for_create(defaults: DefaultsCheck) -> Self {
-        Self { structural: true, valid_types: true, atomic_sets: true, map_keys: true, rule_cost: true }
+        Self {
+            structural: true,
+            valid_types: true,
+            pruned_defaults: true,
+            atomic_sets: true,
+            map_keys: true,
+            rule_cost: true,
+            defaults,
+        }
     }
 
     /// Nothing is asked that the old schemas do not keep.
