@@ -6,6 +6,8 @@ use std::sync::Arc;
 use api::Kind;
 use arc_swap::ArcSwap;
 
+use crate::apiextensions::{KEY, default_checks};
+
 /// The kinds of this server. Reading is one pointer; changing (custom resources) replaces the whole.
 pub struct Kinds {
     builtin: Vec<Arc<Kind>>,
@@ -33,7 +35,13 @@ impl Table {
 
 impl Kinds {
     pub fn builtin() -> Self {
-        Self::new(api::kinds().to_vec())
+        // A definition's defaults are values of kinds that only the server knows.
+        let definitions = || api::apiextensions::customresourcedefinition::kind_with(default_checks::check);
+        let own = |kind: &Arc<Kind>| match kind.storage_key.as_ref() {
+            KEY => Arc::new(definitions()),
+            _ => kind.clone(),
+        };
+        Self::new(api::kinds().iter().map(own).collect())
     }
 
     pub fn new(builtin: Vec<Arc<Kind>>) -> Self {

@@ -9,6 +9,7 @@ pub mod controllers;
 pub mod conversion;
 mod crds;
 pub mod decode;
+pub mod default_checks;
 mod definition;
 mod formats;
 mod jsonpath;

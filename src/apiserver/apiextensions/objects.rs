@@ -40,6 +40,11 @@ pub fn prune(object: &mut Value, schema: &Node) -> Vec<String> {
     dropped
 }
 
+/// As [`prune`] for a value in an object; `whole`: it has type and metadata all the same.
+pub fn prune_part(value: &mut Value, schema: &Node, whole: bool) {
+    prune_value(value, Some(schema), whole, &mut String::new(), &mut Vec::new());
+}
+
 fn prune_value(value: &mut Value, node: Option<&Node>, root: bool, path: &mut String, dropped: &mut Vec<String>) {
     let keeps = node.is_some_and(|node| node.preserve_unknown);
     match value {

@@ -186,6 +186,11 @@ impl Node {
         root
     }
 
+    /// Compiles a schema of a value in an object.
+    pub fn of_value(schema: &Value) -> Self {
+        Self::build(schema, schema, false, 0)
+    }
+
     /// `spine` is the schema that gives the value its type: `schema` itself, but for alternatives (allOf and its like).
     fn build(schema: &Value, spine: &Value, root: bool, depth: usize) -> Self {
         if depth > MAX_DEPTH {
