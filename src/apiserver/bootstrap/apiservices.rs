@@ -116,7 +116,9 @@ pub async fn follow(front: &FrontDoor<'_>) {
             let lagged = tokio::select! {
                 event = apiservices.recv() => event.map(drop),
                 event = next(&mut definitions, |_| true) => event,
-                event = next(&mut services, |o| remote.contains(&(o.meta.namespace.clone(), o.meta.name.clone()))) => event,
+                event = next(&mut services, |o| {
+                    remote.contains(&(o.meta.namespace.clone(), o.meta.name.clone()))
+                }) => event,
                 event = next(&mut slices, |o| remote.contains(&(o.meta.namespace.clone(), owner(o)))) => event,
             };
             match lagged {

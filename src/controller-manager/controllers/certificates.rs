@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! - CT-1: nothing is signed that is not approved, or that says anything its signer does not vouch for.
-//! - CT-2: only a request for a kubelet's client certificate is ever approved here, and only for one who may ask for it.
+//! - CT-2: only a request for a kubelet's client certificate is ever approved here, and only for one who may ask for
+//!   it.
 
 use std::sync::Arc;
 use std::time::Duration;
