@@ -112,12 +112,19 @@ fn selector(length: u64) -> u64 {
 
 /// The cost of looking at every part of a value.
 fn traversal(value: &Value<'_>) -> u64 {
+    if !crate::fuel::spend() {
+        return 1;
+    }
     match value {
         Value::String(text) => (text.len() as f64 * STRING_TRAVERSAL_COST_FACTOR) as u64,
         Value::Bytes(bytes) => (bytes.len() as f64 * STRING_TRAVERSAL_COST_FACTOR) as u64,
-        Value::List(list) => list.iter().map(|element| element.map_or(1, |element| traversal(&element))).sum(),
+        Value::List(list) => {
+            list.iter().fold(0, |sum, element| sum.saturating_add(element.map_or(1, |element| traversal(&element))))
+        }
         Value::Map(map) => match map.entries() {
-            Ok(entries) => entries.iter().map(|(key, value)| traversal(key) + traversal(value)).sum(),
+            Ok(entries) => entries
+                .iter()
+                .fold(0, |sum: u64, (key, value)| sum.saturating_add(traversal(key)).saturating_add(traversal(value))),
             Err(_) => 1,
         },
         _ => 1,

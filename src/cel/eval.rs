@@ -4,6 +4,7 @@
 //! - CEL-V3: every step of a loop costs, so that the limit bounds every run.
 //! - CEL-V4: `||` and `&&` absorb errors as CEL says; the cost limit is absorbed by nothing.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
@@ -16,7 +17,7 @@ use crate::functions::{self, Func};
 use crate::limits::{LIST_CREATE_BASE_COST, MAP_CREATE_BASE_COST, STRUCT_CREATE_BASE_COST};
 use crate::program::{Bindings, Outcome};
 use crate::types::Type;
-use crate::value::{Const, Entries, List, Map, Result, Struct, Value};
+use crate::value::{Const, Entries, Key, List, Map, Result, Struct, Value};
 
 #[derive(Debug)]
 pub(crate) enum Node {
@@ -51,7 +52,7 @@ pub(crate) enum Node {
     /// Equal, or (false) not equal.
     Equal(Box<Node>, Box<Node>, bool),
     /// In a list of constants.
-    Member(Box<Node>, Const),
+    Member(Box<Node>, Box<Members>),
     Call {
         func: Func,
         name: String,
@@ -76,6 +77,30 @@ pub(crate) enum Node {
         init: Box<Node>,
         result: Box<Node>,
     },
+}
+
+/// A list of constants, with a hash of those that have one.
+#[derive(Debug)]
+pub(crate) struct Members {
+    list: Const,
+    keys: HashSet<Key>,
+}
+
+impl Members {
+    pub fn new(list: Const) -> Members {
+        let keys = match &list {
+            Const::List(elements) => elements.iter().filter_map(|e| Key::of(&Value::of_const(e))).collect(),
+            _ => HashSet::new(),
+        };
+        Members { list, keys }
+    }
+
+    fn has<'a>(&'a self, element: &Value<'a>) -> Result<Value<'a>> {
+        match Key::of(element) {
+            Some(key) => Ok(Value::Bool(self.keys.contains(&key))),
+            None => functions::in_collection(element, &Value::of_const(&self.list)),
+        }
+    }
 }
 
 /// A constant expression, compiled when it is first used.
@@ -135,7 +160,8 @@ pub(crate) enum Step {
 
 pub(crate) fn evaluate<'a>(plan: &'a Node, variables: &(dyn Bindings<'a> + '_), limit: u64) -> Outcome<'a> {
     let mut run = Run { variables, locals: Vec::new(), cost: 0, limit };
-    let result = run.eval(plan);
+    let (result, lasted) = crate::fuel::with(|| run.eval(plan));
+    let result = if lasted { result } else { Err(EvalError::CostLimit) };
     Outcome { result, cost: run.cost }
 }
 
@@ -149,7 +175,7 @@ struct Run<'r, 'a> {
 impl<'a> Run<'_, 'a> {
     fn charge(&mut self, cost: u64) -> Result<()> {
         self.cost = self.cost.saturating_add(cost);
-        if self.cost > self.limit { Err(EvalError::CostLimit) } else { Ok(()) }
+        if self.cost > self.limit || crate::fuel::spent() { Err(EvalError::CostLimit) } else { Ok(()) }
     }
 
     fn eval(&mut self, node: &'a Node) -> Result<Value<'a>> {
@@ -207,7 +233,7 @@ impl<'a> Run<'_, 'a> {
             }
             Node::Member(element, list) => {
                 let element = self.eval(element)?;
-                functions::in_collection(&element, &Value::of_const(list))
+                list.has(&element)
             }
             Node::Call { func, name, overload, args } => {
                 let args = self.args(args)?;

@@ -3,13 +3,15 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value as Json;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::rc::Rc;
 
 use crate::error::EvalError;
 use crate::escape::{escape, is_reserved, unescape};
 use crate::schema::{DeclType, ListKind, Shape};
 use crate::types::Type;
-use crate::value::{List, Map, Result, Str, Value};
+use crate::value::{Key, List, Map, Result, Str, Value};
 
 impl<'a> Value<'a> {
     /// A JSON value as its declaration says, or as it is without one.
@@ -149,46 +151,64 @@ pub(crate) fn keys<'a>(json: &'a serde_json::Map<String, Json>, decl: Option<&'a
     }
 }
 
-/// Lists of type map: equal where every element has an equal one of the same keys.
-pub(crate) fn map_lists_equal<'a>(left: &List<'a>, right: &List<'a>, keys: &[String]) -> bool {
-    left.iter().all(|element| {
-        element.is_ok_and(|element| {
-            right
-                .iter()
-                .any(|other| other.is_ok_and(|other| same_keys(&element, &other, keys) && element.equals(&other)))
-        })
-    })
+/// What makes an element the same as another in a set or a list of type map, for a hash.
+fn identity<'a>(element: &Value<'a>, kind: &ListKind) -> Result<Vec<Option<Key>>> {
+    let part = |value: &Value<'a>| match Key::of(value) {
+        Some(key) => Ok(key),
+        None => Ok(Key::String(value.to_json()?.to_string().into_boxed_str())),
+    };
+    match (kind, element) {
+        (ListKind::Map(keys), Value::Map(map)) => keys
+            .iter()
+            .map(|key| {
+                let field = match escape(key) {
+                    Some(identifier) => map.field(&identifier),
+                    None => map.field(key),
+                };
+                field.map(|value| part(&value?)).transpose()
+            })
+            .collect(),
+        _ => Ok(vec![Some(part(element)?)]),
+    }
 }
 
-fn same_keys<'a>(left: &Value<'a>, right: &Value<'a>, keys: &[String]) -> bool {
-    let (Value::Map(left), Value::Map(right)) = (left, right) else { return false };
-    keys.iter().all(|key| {
-        let identifier = escape(key).unwrap_or_else(|| key.clone());
-        match (left.field(&identifier), right.field(&identifier)) {
-            (Some(Ok(a)), Some(Ok(b))) => a.equals(&b),
-            (None, None) => true,
-            _ => false,
-        }
-    })
+/// Sets and lists of type map: equal where every element has an equal one, in any order.
+pub(crate) fn lists_equal<'a>(left: &List<'a>, right: &List<'a>, kind: &ListKind) -> bool {
+    let index = |list: &List<'a>| -> Result<HashMap<Vec<Option<Key>>, Value<'a>>> {
+        list.iter()
+            .map(|element| {
+                let element = element?;
+                Ok((identity(&element, kind)?, element))
+            })
+            .collect()
+    };
+    let (Ok(left), Ok(right)) = (index(left), index(right)) else { return false };
+    left.len() == right.len()
+        && left.iter().all(|(key, element)| right.get(key).is_some_and(|other| element.equals(other)))
 }
 
 /// `left + right` of declared lists: sets append what is missing, maps replace elements of the same keys.
 pub(crate) fn add_lists<'a>(left: &List<'a>, right: &List<'a>) -> Result<Vec<Value<'a>>> {
     let mut out = left.iter().collect::<Result<Vec<_>>>()?;
     let kind = match left {
-        List::Json(_, _, Some(kind)) => kind,
-        _ => &ListKind::Atomic,
+        List::Json(_, _, Some(kind)) if **kind != ListKind::Atomic => *kind,
+        _ => {
+            out.extend(right.iter().collect::<Result<Vec<_>>>()?);
+            return Ok(out);
+        }
     };
+    let mut places = HashMap::with_capacity(out.len());
+    for (at, element) in out.iter().enumerate() {
+        places.entry(identity(element, kind)?).or_insert(at);
+    }
     for element in right.iter() {
         let element = element?;
-        let same = match kind {
-            ListKind::Atomic => None,
-            ListKind::Set => out.iter().position(|have| have.equals(&element)),
-            ListKind::Map(keys) => out.iter().position(|have| same_keys(have, &element, keys)),
-        };
-        match same {
-            Some(at) => out[at] = element,
-            None => out.push(element),
+        match places.entry(identity(&element, kind)?) {
+            Slot::Occupied(place) => out[*place.get()] = element,
+            Slot::Vacant(place) => {
+                place.insert(out.len());
+                out.push(element);
+            }
         }
     }
     Ok(out)

@@ -28,6 +28,7 @@ mod escape;
 mod eval;
 mod ext;
 mod formats;
+mod fuel;
 mod functions;
 mod infer;
 mod json;
@@ -56,5 +57,6 @@ pub use ext::{AUTHORIZER, CIDR, Ext, FORMAT, IP, QUANTITY, RESOURCE_CHECK, SEMVE
 pub use limits::*;
 pub use program::{Bindings, Outcome, Program};
 pub use schema::{DeclType, ListKind, Shape};
+pub use semver::Semver;
 pub use types::{Field, ObjectType, Type};
 pub use value::{Const, Entries, Key, List, Lookup, Map, Str, Struct, Value};

@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 
 use crate::ast::{Comprehension, Expr, Kind, Notes, Reference};
 use crate::decls;
-use crate::eval::{Fold, Node, Pattern, Step};
+use crate::eval::{Fold, Members, Node, Pattern, Step};
 use crate::functions;
 
-use crate::value::{Const, Value};
+use crate::value::{Const, ConstMap, Value};
 
 /// Plans a checked expression; the error is why it can never be evaluated.
 pub(crate) fn plan(root: &Expr, notes: &Notes) -> Result<Node, String> {
@@ -64,7 +64,8 @@ impl Planner<'_> {
                 if planned.iter().all(folds) {
                     let pairs =
                         planned.into_iter().filter_map(|(key, value, _)| Some((constant(key)?, constant(value)?)));
-                    return Ok(Node::Const(Const::Map(pairs.collect())));
+                    let map = ConstMap::new(pairs.collect()).map_err(|error| error.to_string())?;
+                    return Ok(Node::Const(Const::Map(map)));
                 }
                 Node::Map(planned)
             }
@@ -138,7 +139,7 @@ impl Planner<'_> {
             "@in" if overload == Some("in_list") && matches!(planned[1], Node::Const(Const::List(_))) => {
                 let list = planned.pop().and_then(constant).ok_or("missing argument")?;
                 let element = planned.pop().ok_or("missing argument")?;
-                return Ok(Node::Member(Box::new(element), list));
+                return Ok(Node::Member(Box::new(element), Box::new(Members::new(list))));
             }
             "bool" | "bytes" | "double" | "duration" | "dyn" | "int" | "string" | "timestamp" | "type" | "uint" => {
                 if let Some(folded) = fold_conversion(name, &planned)? {

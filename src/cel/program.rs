@@ -12,10 +12,12 @@ use crate::value::Value;
 /// A compiled expression, shareable between threads.
 #[derive(Debug)]
 pub struct Program {
-    root: Expr,
-    notes: Notes,
     plan: Node,
     ty: Type,
+    /// The variables that the expression refers to.
+    names: Box<[Box<str>]>,
+    /// The checked tree, which only estimates need.
+    tree: Option<Box<(Expr, Notes)>>,
 }
 
 /// The variables of an evaluation.
@@ -56,7 +58,11 @@ impl Program {
         let notes = crate::checker::check(env, &text, &ast).map_err(fail)?;
         let ty = notes.ty(ast.root.id).clone();
         let plan = crate::plan::plan(&ast.root, &notes).map_err(CompileError::Instantiation)?;
-        Ok(Program { root: ast.root, notes, plan, ty })
+        let mut names: Vec<Box<str>> = notes.names().map(Box::from).collect();
+        names.sort_unstable();
+        names.dedup();
+        let tree = Some(Box::new((ast.root, notes)));
+        Ok(Program { plan, ty, names: names.into_boxed_slice(), tree })
     }
 
     /// The type of the result ("must evaluate to bool but got …" prints it with `Display`).
@@ -66,12 +72,20 @@ impl Program {
 
     /// Whether the expression refers to a variable.
     pub fn uses_variable(&self, name: &str) -> bool {
-        self.notes.names().any(|have| have == name)
+        self.names.iter().any(|have| &**have == name)
     }
 
     /// The least and the most that an evaluation can cost, given the sizes of the variables.
     pub fn estimate_cost(&self, sizes: &Sizes<'_>) -> CostEstimate {
-        crate::cost::estimate(&self.root, &self.notes, sizes)
+        match &self.tree {
+            Some(tree) => crate::cost::estimate(&tree.0, &tree.1, sizes),
+            None => CostEstimate { min: 0, max: u64::MAX },
+        }
+    }
+
+    /// Frees what only estimates need; later estimates know nothing.
+    pub fn forget_tree(&mut self) {
+        self.tree = None;
     }
 
     /// Evaluates with a limit on the cost (see [`crate::limits::PER_CALL_LIMIT`]).

@@ -18,6 +18,9 @@ use crate::ext::Ext;
 use crate::schema::{DeclType, ListKind};
 use crate::types::Type;
 
+/// Largest value that is made JSON, in nodes: values share parts, JSON does not.
+const MAX_JSON_NODES: usize = 1_000_000;
+
 pub type Result<T> = std::result::Result<T, EvalError>;
 
 /// A value of an expression; borrows from the documents and the program for `'a`.
@@ -73,7 +76,37 @@ pub enum Const {
     Timestamp(Timestamp),
     Type(Type),
     List(Vec<Const>),
-    Map(Vec<(Const, Const)>),
+    Map(ConstMap),
+}
+
+/// A map of constants.
+#[derive(Debug, Clone)]
+pub struct ConstMap {
+    entries: Vec<(Const, Const)>,
+    index: HashMap<Key, usize>,
+}
+
+impl ConstMap {
+    /// The map; the error names the key that is there twice, or is none.
+    pub(crate) fn new(entries: Vec<(Const, Const)>) -> Result<ConstMap> {
+        let mut index = HashMap::with_capacity(entries.len());
+        for (at, (key, _)) in entries.iter().enumerate() {
+            let key = Value::of_const(key);
+            if index.insert(key_of(&key)?, at).is_some() {
+                let shown = crate::functions::show_key(&key);
+                return Err(EvalError::new(format!("Failed with repeated key: {shown}")));
+            }
+        }
+        Ok(ConstMap { entries, index })
+    }
+
+    fn get(&self, key: &Key) -> Option<&Const> {
+        self.index.get(key).map(|at| &self.entries[*at].1)
+    }
+}
+
+fn key_of(value: &Value<'_>) -> Result<Key> {
+    Key::of(value).ok_or_else(|| EvalError::new(format!("unsupported key type: {}", value.type_name())))
 }
 
 #[derive(Clone)]
@@ -88,7 +121,7 @@ pub enum List<'a> {
 pub enum Map<'a> {
     /// JSON, with its declaration.
     Json(&'a serde_json::Map<String, Json>, Option<&'a DeclType>),
-    Const(&'a [(Const, Const)]),
+    Const(&'a ConstMap),
     Shared(Rc<Entries<'a>>),
     /// An object whose fields come on demand.
     Lookup(Rc<dyn Lookup<'a> + 'a>),
@@ -100,6 +133,11 @@ pub enum Map<'a> {
 pub trait Lookup<'a> {
     /// The field's value; `None` where there is no such field.
     fn get(&self, field: &str) -> Option<Result<Value<'a>>>;
+
+    /// The names of the fields, for expressions that iterate over them.
+    fn keys(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A constructed object: `Object.spec{…}`, `JSONPatch{…}`.
@@ -129,7 +167,7 @@ pub enum Key {
 impl<'a> Entries<'a> {
     /// Adds an entry; false where the key is there already.
     pub fn insert(&mut self, key: Value<'a>, value: Value<'a>) -> Result<bool> {
-        let hash = Key::of(&key).ok_or_else(|| EvalError::new(format!("unsupported key type: {}", key.type_name())))?;
+        let hash = key_of(&key)?;
         if self.index.contains_key(&hash) {
             return Ok(false);
         }
@@ -188,6 +226,14 @@ impl<'a> Value<'a> {
 
     pub fn some(value: Value<'a>) -> Value<'a> {
         Value::Optional(Some(Rc::new(value)))
+    }
+
+    pub fn quantity(quantity: apimachinery::quantity::Quantity) -> Value<'a> {
+        Value::Ext(Ext::Quantity(Rc::new(quantity)))
+    }
+
+    pub fn semver(version: crate::semver::Semver) -> Value<'a> {
+        Value::Ext(Ext::Semver(Rc::new(version)))
     }
 
     /// An object whose fields come on demand.
@@ -283,6 +329,9 @@ impl<'a> Value<'a> {
 
     /// CEL's equality: never an error; numbers by value, unlike types unequal.
     pub fn equals(&self, other: &Value<'a>) -> bool {
+        if !crate::fuel::spend() {
+            return false;
+        }
         match (self, other) {
             (Value::Null, Value::Null) => true,
             (Value::Bool(a), Value::Bool(b)) => a == b,
@@ -321,9 +370,17 @@ impl<'a> Value<'a> {
     }
 
     /// JSON as upstream's `structpb` conversion gives it (for patches, messages and audit annotations).
+    ///
+    /// # Errors
+    /// For a map whose keys are not strings, and for a value that is too large.
     pub fn to_json(&self) -> Result<Json> {
+        self.json_within(&mut { MAX_JSON_NODES })
+    }
+
+    fn json_within(&self, left: &mut usize) -> Result<Json> {
+        *left = left.checked_sub(1).ok_or(EvalError::CostLimit)?;
         Ok(match self {
-            Value::Null => Json::Null,
+            Value::Null | Value::Optional(None) => Json::Null,
             Value::Bool(b) => Json::Bool(*b),
             Value::Int(i) => Json::from(*i),
             Value::Uint(u) => Json::from(*u),
@@ -333,32 +390,22 @@ impl<'a> Value<'a> {
             Value::Duration(nanos) => Json::from(crate::time::format_duration_seconds(*nanos)),
             Value::Timestamp(at) => Json::from(crate::time::format_timestamp(*at)),
             Value::List(list) => {
-                let mut out = Vec::with_capacity(list.len());
-                for element in list.iter() {
-                    out.push(element?.to_json()?);
-                }
-                Json::Array(out)
+                list.iter().map(|element| element?.json_within(left)).collect::<Result<Vec<_>>>().map(Json::Array)?
             }
+            Value::Map(Map::Json(json, _)) => Json::Object((*json).clone()),
             Value::Map(map) => {
                 let mut out = serde_json::Map::new();
-                if let Map::Json(json, _) = map {
-                    return Ok(Json::Object((*json).clone()));
-                }
                 for (key, value) in map.entries()? {
                     let Some(key) = key.as_str() else {
                         return Err(EvalError::new(format!("unsupported map key type: {}", key.type_name())));
                     };
-                    match value {
-                        Value::Optional(None) => {}
-                        value => {
-                            out.insert(key.to_owned(), value.to_json()?);
-                        }
+                    if !matches!(value, Value::Optional(None)) {
+                        out.insert(key.to_owned(), value.json_within(left)?);
                     }
                 }
                 Json::Object(out)
             }
-            Value::Optional(Some(inner)) => inner.to_json()?,
-            Value::Optional(None) => Json::Null,
+            Value::Optional(Some(inner)) => inner.json_within(left)?,
             Value::Type(ty) => Json::from(ty.name()),
             Value::Ext(ext) => Json::from(ext.to_string()),
         })
@@ -413,10 +460,9 @@ impl<'a> List<'a> {
             return false;
         }
         match self {
-            List::Json(_, _, Some(ListKind::Set)) => {
-                return self.iter().all(|element| element.is_ok_and(|element| other.contains(&element)));
+            List::Json(_, _, Some(kind)) if *kind != &ListKind::Atomic => {
+                return crate::json::lists_equal(self, other, kind);
             }
-            List::Json(_, _, Some(ListKind::Map(keys))) => return crate::json::map_lists_equal(self, other, keys),
             _ => {}
         }
         self.iter().zip(other.iter()).all(|pair| matches!(pair, (Ok(a), Ok(b)) if a.equals(&b)))
@@ -427,9 +473,9 @@ impl<'a> Map<'a> {
     pub fn len(&self) -> usize {
         match self {
             Map::Json(json, decl) => crate::json::visible(json, *decl),
-            Map::Const(entries) => entries.len(),
+            Map::Const(map) => map.entries.len(),
             Map::Shared(entries) => entries.len(),
-            Map::Lookup(_) => 0,
+            Map::Lookup(lookup) => lookup.keys().len(),
             Map::Struct(object) => object.fields.len(),
         }
     }
@@ -442,10 +488,7 @@ impl<'a> Map<'a> {
     pub fn get(&self, key: &Value<'a>) -> Option<Result<Value<'a>>> {
         match (self, key) {
             (Map::Shared(entries), _) => entries.get(&Key::of(key)?).cloned().map(Ok),
-            (Map::Const(entries), _) => entries
-                .iter()
-                .find(|(have, _)| Value::of_const(have).equals(key))
-                .map(|(_, value)| Ok(Value::of_const(value))),
+            (Map::Const(map), _) => map.get(&Key::of(key)?).map(|value| Ok(Value::of_const(value))),
             (_, Value::String(name)) => self.field(name),
             _ => None,
         }
@@ -456,10 +499,7 @@ impl<'a> Map<'a> {
         match self {
             Map::Json(json, decl) => crate::json::field(json, *decl, name),
             Map::Shared(entries) => entries.get(&Key::String(Box::from(name))).cloned().map(Ok),
-            Map::Const(entries) => entries
-                .iter()
-                .find(|(have, _)| matches!(have, Const::String(have) if **have == *name))
-                .map(|(_, value)| Ok(Value::of_const(value))),
+            Map::Const(map) => map.get(&Key::String(Box::from(name))).map(|value| Ok(Value::of_const(value))),
             Map::Lookup(lookup) => lookup.get(name),
             Map::Struct(object) => object.fields.iter().find(|(have, _)| have == name).map(|(_, v)| Ok(v.clone())),
         }
@@ -473,9 +513,9 @@ impl<'a> Map<'a> {
     pub fn keys(&self) -> Vec<Value<'a>> {
         match self {
             Map::Json(json, decl) => crate::json::keys(json, *decl),
-            Map::Const(entries) => entries.iter().map(|(key, _)| Value::of_const(key)).collect(),
+            Map::Const(map) => map.entries.iter().map(|(key, _)| Value::of_const(key)).collect(),
             Map::Shared(entries) => entries.iter().map(|(key, _)| key.clone()).collect(),
-            Map::Lookup(_) => Vec::new(),
+            Map::Lookup(lookup) => lookup.keys().into_iter().map(Value::string).collect(),
             Map::Struct(object) => object.fields.iter().map(|(name, _)| Value::string(name.as_str())).collect(),
         }
     }

@@ -3,6 +3,7 @@
 use crate::error::EvalError;
 use crate::functions::convert::format_double;
 use crate::functions::no_overload;
+use crate::functions::strings::MAX_TEXT;
 use crate::value::{Result, Value};
 
 /// Most decimals that a clause may ask for.
@@ -43,6 +44,9 @@ pub(super) fn string_format<'a>(args: &[Value<'a>]) -> Result<Value<'a>> {
         };
         next += 1;
         clause(verb, precision, &arg?, &mut out)?;
+        if out.len() > MAX_TEXT {
+            return Err(EvalError::CostLimit);
+        }
     }
     if next < list.len() {
         return Err(EvalError::new(format!("too many arguments supplied to string.format(): got {}", list.len())));
@@ -131,6 +135,9 @@ fn signed(number: i64, digits: impl Fn(u64) -> String) -> String {
 
 /// `%s`: any value as text.
 fn show(value: &Value<'_>, out: &mut String) -> Result<()> {
+    if out.len() > MAX_TEXT || !crate::fuel::spend() {
+        return Err(EvalError::CostLimit);
+    }
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(b) => out.push_str(if *b { "true" } else { "false" }),

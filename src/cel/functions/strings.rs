@@ -2,7 +2,18 @@
 
 use crate::error::EvalError;
 use crate::functions::{Func, format, no_overload, regex};
-use crate::value::{Result, Value};
+use crate::value::{Result, Str, Value};
+
+/// Longest text that a function may make, in bytes; costs alone do not bound what grows by repetition.
+pub(super) const MAX_TEXT: usize = 16 << 20;
+
+/// A part of a text, borrowed where the text is.
+fn part_of<'a>(text: &Str<'a>, start: usize, end: usize) -> Value<'a> {
+    match text {
+        Str::Borrowed(whole) => Value::str(&whole[start..end]),
+        Str::Shared(whole) => Value::string(&whole[start..end]),
+    }
+}
 
 pub(super) fn lookup(name: &str) -> Option<Func> {
     Some(match name {
@@ -147,6 +158,9 @@ fn join<'a>(args: &[Value<'a>]) -> Result<Value<'a>> {
     for (at, element) in list.iter().enumerate() {
         let element = element?;
         let Some(text) = element.as_str() else { return no_overload("join", args) };
+        if out.len() + separator.len() + text.len() > MAX_TEXT {
+            return Err(EvalError::CostLimit);
+        }
         if at > 0 {
             out.push_str(separator);
         }
@@ -156,17 +170,17 @@ fn join<'a>(args: &[Value<'a>]) -> Result<Value<'a>> {
 }
 
 fn replace<'a>(args: &[Value<'a>]) -> Result<Value<'a>> {
-    match args {
-        [Value::String(text), Value::String(from), Value::String(to)] => Ok(Value::string(text.replace(&**from, to))),
-        [Value::String(text), Value::String(from), Value::String(to), Value::Int(count)] => {
-            let out = match usize::try_from(*count) {
-                Ok(count) => text.replacen(&**from, to, count),
-                Err(_) => text.replace(&**from, to),
-            };
-            Ok(Value::string(out))
-        }
-        _ => no_overload("replace", args),
+    let (text, from, to, count) = match args {
+        [Value::String(text), Value::String(from), Value::String(to)] => (text, from, to, -1),
+        [Value::String(text), Value::String(from), Value::String(to), Value::Int(count)] => (text, from, to, *count),
+        _ => return no_overload("replace", args),
+    };
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let found = text.matches(&**from).take(count).count();
+    if text.len().saturating_add(found.saturating_mul(to.len())) > MAX_TEXT {
+        return Err(EvalError::CostLimit);
     }
+    Ok(Value::string(text.replacen(&**from, to, count)))
 }
 
 fn split<'a>(args: &[Value<'a>]) -> Result<Value<'a>> {
@@ -180,18 +194,23 @@ fn split<'a>(args: &[Value<'a>]) -> Result<Value<'a>> {
         limit if limit < 0 => usize::MAX,
         limit => limit as usize,
     };
-    let parts: Vec<Value<'a>> = if separator.is_empty() {
-        let mut rest: &str = text;
-        let mut parts = Vec::new();
-        while let Some(c) = rest.chars().next() {
-            let end = if parts.len() + 1 == limit { rest.len() } else { c.len_utf8() };
-            parts.push(Value::string(&rest[..end]));
-            rest = &rest[end..];
+    let mut parts = Vec::new();
+    let mut start = 0;
+    if separator.is_empty() {
+        while let Some(c) = text[start..].chars().next() {
+            let end = if parts.len() + 1 == limit { text.len() } else { start + c.len_utf8() };
+            parts.push(part_of(text, start, end));
+            start = end;
         }
-        parts
     } else {
-        text.splitn(limit, &**separator).map(Value::string).collect()
-    };
+        while parts.len() + 1 < limit
+            && let Some(at) = text[start..].find(&**separator)
+        {
+            parts.push(part_of(text, start, start + at));
+            start += at + separator.len();
+        }
+        parts.push(part_of(text, start, text.len()));
+    }
     Ok(Value::list(parts))
 }
 
@@ -214,8 +233,8 @@ fn substring<'a>(args: &[Value<'a>]) -> Result<Value<'a>> {
     if end < 0 || end > length {
         return out_of_range(end);
     }
-    let part: String = text.chars().skip(start as usize).take((end - start) as usize).collect();
-    Ok(Value::string(part))
+    let offset = |index: i64| text.char_indices().nth(index as usize).map_or(text.len(), |(at, _)| at);
+    Ok(part_of(text, offset(start), offset(end)))
 }
 
 /// The text in double quotes, with control characters escaped.

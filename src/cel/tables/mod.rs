@@ -536,3 +536,34 @@ fn shared_between_threads() {
     assert!(entries.insert(Value::Int(1), Value::Null).expect("a key"));
     assert!(!entries.insert(Value::Uint(1), Value::Null).expect("a key"));
 }
+
+#[test]
+fn bombs_are_bounded() {
+    let env = Env::kubernetes().with_variable("x", Type::Dyn);
+    let doubled = |start: &str, count: usize| format!("{start}{}", ".map(e, [dyn(e), e])".repeat(count));
+    let twin = doubled("[1]", 60);
+    let x = json!({"s": "a".repeat(1_000_000), "l": (0..10_000).collect::<Vec<_>>()});
+    for text in [
+        format!("{twin} == {}", doubled("[dyn(1)]", 60)),
+        format!("'%s'.format([{twin}])"),
+        format!("{twin} in [{twin}]"),
+        "x.s.replace('', x.s)".to_owned(),
+        "x.l.map(e, x.s).join('')".to_owned(),
+        "'%s'.format([x.l.map(e, x.s)])".to_owned(),
+        format!("{{{}}}", (0..5_000).map(|n| format!("{n}: {n}")).collect::<Vec<_>>().join(",")) + "[x.l[0]] == 0",
+    ] {
+        let Ok(program) = Program::compile(&env, &text) else { continue };
+        let value = Value::from_json(&x, None).expect("a document");
+        let outcome = program.eval(&[("x", value)], PER_CALL_LIMIT);
+        let ended = outcome
+            .result
+            .as_ref()
+            .map_or_else(crate::EvalError::is_cost_limit, |value| matches!(value, Value::Bool(true)));
+        assert!(ended, "{:.60}", text);
+    }
+    let program = Program::compile(&env, &twin).expect("it compiles");
+    let outcome = program.eval(&[("x", Value::Null)], PER_CALL_LIMIT);
+    assert!(outcome.result.expect("a list").to_json().is_err());
+    let nested = (0..60).fold("dyn(1)".to_owned(), |inner, n| format!("[{inner}].map(a{n}, {{a{n}: a{n}}})"));
+    let _ = Program::compile(&env, &nested);
+}
