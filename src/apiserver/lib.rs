@@ -213,6 +213,8 @@ impl ApiServer {
             this.server.tasks.spawn(async move { bootstrap::run(&system).await });
             let follower = this.clone();
             this.server.tasks.spawn(async move { flowcontrol::run(&follower).await });
+            let keeper = this.clone();
+            this.server.tasks.spawn(async move { alloc::addresses::run(&keeper).await });
         }
         Ok(this)
     }

@@ -12,10 +12,15 @@ use serde_json::{Value, json};
 use crate::access::{has, obj, same, text};
 use crate::checks::{IMMUTABLE, dns_subdomain, name, spec};
 use crate::godump;
-use crate::kind::{Column, Kind, RequestContext, Scope, Strategy};
+use crate::kind::{AllocationError, Allocator, Claims, Column, Kind, RequestContext, Scope, Strategy};
 use crate::printers::{columns_of, name_of};
 
 pub struct IpAddress;
+
+const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
+const ALLOCATOR: &str = "ipallocator.k8s.io";
+/// The pool's text for an address that is taken.
+const TAKEN: &str = "provided IP is already allocated";
 
 pub fn kind() -> Kind {
     const DEFINITION: &str = "io.k8s.api.networking.v1.IPAddress";
@@ -59,6 +64,30 @@ impl Strategy for IpAddress {
             }
             _ => found,
         }
+    }
+
+    /// An address that somebody else than the server puts aside is no Service's.
+    fn allocate(
+        &self,
+        object: &mut Value,
+        old: Option<&Value>,
+        pool: &mut dyn Allocator,
+    ) -> Result<(), AllocationError> {
+        for ip in self.claims(object).ips.into_iter().filter(|_| old.is_none()) {
+            if let Err(text) = pool.take_ip(ip) {
+                if text == TAKEN {
+                    let mut errors = ErrorList::new();
+                    errors.invalid(Path::new("metadata").child("name"), name(object), TAKEN);
+                    return Err(AllocationError::Invalid(errors));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn claims(&self, object: &Value) -> Claims {
+        let ips = if is_the_servers(object) { Vec::new() } else { name(object).parse().into_iter().collect() };
+        Claims { ips, ports: Vec::new() }
     }
 
     fn columns(&self) -> Vec<Column> {
@@ -109,7 +138,7 @@ pub fn of_service(address: IpAddr, namespace: &str, name: &str) -> Value {
             "name": address.to_string(),
             "labels": {
                 "ipaddress.kubernetes.io/ip-family": if address.is_ipv4() { "IPv4" } else { "IPv6" },
-                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+                MANAGED_BY: ALLOCATOR,
             },
         },
         "spec": {"parentRef": {"resource": "services", "namespace": namespace, "name": name}},
@@ -118,14 +147,17 @@ pub fn of_service(address: IpAddr, namespace: &str, name: &str) -> Value {
 
 /// The address and, as `namespace/name`, the Service of an object that the server made.
 pub fn service_of(object: &Value) -> Option<(IpAddr, String)> {
-    let labels = obj(crate::checks::meta(object), "labels");
-    if text(labels, "ipaddress.kubernetes.io/managed-by") != "ipallocator.k8s.io" {
+    if !is_the_servers(object) {
         return None;
     }
     let parent = obj(spec(object), "parentRef");
     let service = text(parent, "resource") == "services" && text(parent, "group").is_empty();
     let key = format!("{}/{}", text(parent, "namespace"), text(parent, "name"));
     name(object).parse().ok().filter(|_| service).map(|address| (address, key))
+}
+
+fn is_the_servers(object: &Value) -> bool {
+    text(obj(crate::checks::meta(object), "labels"), MANAGED_BY) == ALLOCATOR
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use apimachinery::validation::{ErrorList, Path};
 use serde_json::Value;
 
-use super::names;
+use super::{names, selector};
 use crate::access::{has, int, items, items_mut, obj, opt_text, set_blank, set_zero, text, texts};
 use crate::checks::dns_subdomain;
 
@@ -18,7 +18,6 @@ const MAX_CONSTRAINTS: usize = 32;
 const MAX_CONFIGS: usize = 32;
 const MAX_SELECTORS: usize = 32;
 const MAX_TOLERATIONS: usize = 16;
-const MAX_EXPRESSION: usize = 10 * 1024;
 const MAX_PARAMETERS: usize = 10 * 1024;
 const REFERENCE: &str =
     "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
@@ -154,8 +153,8 @@ pub(super) fn check_selectors(errors: &mut ErrorList, path: &Path, selectors: &[
             return;
         }
         let (expression, at) = (text(obj(selector, "cel"), "expression"), path.children(&["cel", "expression"]));
-        if !stored && expression.len() > MAX_EXPRESSION {
-            errors.too_long(at, "", MAX_EXPRESSION);
+        if !stored {
+            selector::check(errors, &at, expression);
         }
     });
 }

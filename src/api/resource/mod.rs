@@ -9,3 +9,4 @@ mod policy;
 pub mod resourceclaim;
 pub mod resourceclaimtemplate;
 pub mod resourceslice;
+mod selector;

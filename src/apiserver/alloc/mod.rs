@@ -7,6 +7,7 @@
 //!   who choose (KEP-3070, KEP-3668).
 //! - AL-3: a dry run keeps nothing.
 
+pub mod addresses;
 mod pool;
 mod transaction;
 
@@ -37,7 +38,7 @@ struct State {
 }
 
 impl ServiceAllocator {
-    /// Knows what the Services in the cache have.
+    /// Knows what the Services in the cache have, and the addresses that somebody else put aside.
     pub fn load(cidr: IpNet, ports: RangeInclusive<u16>, kinds: &Kinds, reader: &dyn ObjectReader) -> Self {
         let first = number(cidr.network());
         let size = 1u128.checked_shl(u32::from(cidr.max_prefix_len() - cidr.prefix_len())).unwrap_or(u128::MAX);
@@ -52,9 +53,10 @@ impl ServiceAllocator {
             cidr,
             ports_range: ports,
         };
-        if let Some(kind) = kinds.storage_kind(SERVICES) {
+        for key in [SERVICES, addresses::ADDRESSES] {
+            let Some(kind) = kinds.storage_kind(key) else { continue };
             let mut state = this.state.lock();
-            for object in reader.peek_all(SERVICES, None) {
+            for object in reader.peek_all(key, None) {
                 let claims = kind.strategy.claims(&object.value());
                 // One that is outside of the ranges of today keeps what it has.
                 for ip in claims.ips {

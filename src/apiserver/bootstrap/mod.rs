@@ -151,7 +151,7 @@ impl<'a> FrontDoor<'a> {
         self.send_as(manager, Method::PATCH, &format!("{path}?force=true&fieldManager={manager}"), object).await
     }
 
-    async fn send(&self, method: Method, path: &str, object: &Value) -> Result<(), String> {
+    pub(crate) async fn send(&self, method: Method, path: &str, object: &Value) -> Result<(), String> {
         self.send_as(MANAGER, method, path, object).await
     }
 

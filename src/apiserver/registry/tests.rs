@@ -1,5 +1,6 @@
 //! The verbs over [`ApiServer::handle`], against a real store.
 
+mod fairness;
 mod protobuf;
 mod quota;
 
