@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check_config, completion, etcd_snapshot, killall, version};
+use crate::commands::{check_config, completion, etcd, etcd_snapshot, killall, version};
 use crate::config::ServerOptions;
 
 /// A complete Kubernetes in one binary.
@@ -17,6 +17,8 @@ pub struct Cli {
 pub enum Cmd {
     /// Run a whole cluster on this machine
     Server(Box<ServerOptions>),
+    /// Run the store alone, as an etcd of one member
+    Etcd(Box<etcd::Options>),
     /// Check that this machine can run kedge, and say what is missing
     CheckConfig(check_config::Options),
     /// Stop every pod and kedge's containerd, and remove their network (data stays)

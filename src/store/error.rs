@@ -48,6 +48,10 @@ pub enum Error {
     /// The cluster behind the store did not answer: the write may or may not have been done.
     #[error("the outcome is unknown: {detail}")]
     Unknown { detail: String },
+    #[error("tls: {0}")]
+    Tls(String),
+    #[error("cannot listen on {at}: {detail}")]
+    Listen { at: String, detail: String },
     #[error("store is closed")]
     Closed,
     #[error("database: {0}")]

@@ -1,5 +1,5 @@
-//! A revisioned key-value store with etcd v3 semantics: the trait, its SQLite backend, and (later) an etcd backend
-//! and the etcd v3 gRPC face. It holds bytes and knows nothing of Kubernetes.
+//! A revisioned key-value store with etcd v3 semantics: the trait, its SQLite backend, and the etcd v3 gRPC
+//! face. It holds bytes and knows nothing of Kubernetes.
 //!
 //! Invariants:
 //! - ST-1: a write is acknowledged only after it is durable (unless its prefix is of the relaxed class).
@@ -12,12 +12,15 @@
 pub mod conformance;
 mod error;
 pub mod etcd_backend;
+pub mod grpc;
+mod maintenance;
 mod model;
 pub mod snapshot;
 pub mod sqlite;
 
 pub use error::{Error, Result};
 pub use etcd_backend::{EtcdConfig, EtcdStore};
+pub use maintenance::{Alarm, Backup, Identity, KvHash, Maintenance};
 pub use model::*;
 pub use sqlite::{AutoCompaction, SqliteConfig, SqliteStore};
 

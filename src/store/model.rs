@@ -1,6 +1,7 @@
 //! Requests, responses and events. Terms and meanings are etcd's.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -274,6 +275,29 @@ pub struct Watcher {
     /// The revision of the store when the watch was opened.
     pub revision: Revision,
     pub batches: mpsc::Receiver<Result<WatchBatch, crate::Error>>,
+    pub(crate) asked: Arc<AtomicBool>,
+}
+
+impl Watcher {
+    pub fn new(revision: Revision, batches: mpsc::Receiver<Result<WatchBatch, crate::Error>>) -> Self {
+        Self { revision, batches, asked: Arc::default() }
+    }
+
+    /// A handle for [`ProgressRequest::ask`], which outlives taking the watcher apart.
+    pub fn progress_request(&self) -> ProgressRequest {
+        ProgressRequest(Arc::clone(&self.asked))
+    }
+}
+
+/// Marks one watch for [`crate::Maintenance::send_progress`].
+#[derive(Debug, Clone)]
+pub struct ProgressRequest(Arc<AtomicBool>);
+
+impl ProgressRequest {
+    /// Asks for one batch, events or none, whose revision is at least the store's current one.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

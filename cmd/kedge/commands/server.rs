@@ -88,6 +88,6 @@ async fn live(options: &ServerOptions, held: &Held, shutdown: &CancellationToken
     result
 }
 
-fn signal(kind: tokio::signal::unix::SignalKind) -> Result<tokio::signal::unix::Signal> {
+pub(super) fn signal(kind: tokio::signal::unix::SignalKind) -> Result<tokio::signal::unix::Signal> {
     tokio::signal::unix::signal(kind).context("cannot listen for signals")
 }

@@ -1,6 +1,6 @@
 //! The options themselves: one struct, read by clap from flags, environment and (through [`super::file`]) the file.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -80,6 +80,10 @@ pub struct ServerOptions {
     /// Further name or address for the API server's certificate; may be repeated
     #[arg(long, env = "KEDGE_TLS_SAN", value_delimiter = ',', help_heading = "API server")]
     pub tls_san: Vec<String>,
+    /// Also serve the etcd v3 API at HOST:PORT, to clients with a certificate of server/tls/etcd [default: only on
+    /// the socket etcd.sock in --run-dir]
+    #[arg(long, env = "KEDGE_ETCD_LISTEN_ADDRESS", value_parser = listen_address, help_heading = "API server")]
+    pub etcd_listen_address: Option<SocketAddr>,
     /// Static tokens: a CSV file of token,user,uid,"group1,group2"
     #[arg(long, env = "KEDGE_TOKEN_AUTH_FILE", help_heading = "API server")]
     pub token_auth_file: Option<PathBuf>,
@@ -173,6 +177,11 @@ fn network(text: &str) -> Result<IpNet, String> {
 
 fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| "want an IP address, as 192.168.1.10".to_owned())
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let want = || "want HOST:PORT, as 0.0.0.0:2379".to_owned();
+    crate::commands::etcd::socket_address(text.trim_start_matches("https://")).ok_or_else(want)
 }
 
 fn port(text: &str) -> Result<u16, String> {

@@ -19,6 +19,8 @@ use scheduler::{Scheduler, SchedulerConfig};
 use tracing::{debug, info};
 
 use super::admin::Control;
+use super::datastore::Datastore;
+use super::etcd::EtcdFace;
 use super::node;
 use super::preflight::Held;
 use super::schedule::{self, Scheduled};
@@ -83,6 +85,9 @@ pub async fn run(
     let shared = Shared { api, pki, informers, clock: clock.clone(), metrics };
 
     let mut supervisor = Supervisor::new(clock);
+    if let Datastore::Own(store) = &datastore {
+        supervisor.add(EtcdFace::new(options, held, store.clone(), &shared.clock)?);
+    }
     let tls =
         tls::server_config(&shared.pki.server.cert_pem, &shared.pki.server.key_pem, shared.pki.client_ca.cert_pem())?;
     supervisor.add(ApiService { api: shared.api.clone(), listener: held.listener.try_clone()?, tls });

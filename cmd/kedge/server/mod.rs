@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod cluster;
 pub mod datastore;
+mod etcd;
 pub mod node;
 pub mod notify;
 pub mod preflight;

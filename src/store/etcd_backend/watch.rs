@@ -39,7 +39,7 @@ pub(super) async fn open(cluster: &Arc<Cluster>, request: WatchRequest) -> Resul
     let (tx, batches) = mpsc::channel(BUFFER);
     let feed = Feed { cluster: Arc::clone(cluster), range, next, progress: request.progress, tx };
     cluster.tasks.spawn(feed.run(stream));
-    Ok(Watcher { revision, batches })
+    Ok(Watcher::new(revision, batches))
 }
 
 /// Opens a stream with one watch; returns it with the revision that the store was at.

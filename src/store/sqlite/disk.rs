@@ -6,7 +6,7 @@
 //! - DK-2: every row carries a checksum of all its columns; a row that does not match is never served.
 //! - DK-3: no revision above the persisted reservation is handed out before it is on disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,8 +18,9 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Statement};
 
 use super::history::VersionIndex;
+use super::maintenance::ALARMS;
 use super::state::{Item, LeaseRecord, Snapshot};
-use crate::{Error, Event, EventKind, KeyValue, LeaseId, Result, Revision};
+use crate::{Alarm, Error, Event, EventKind, Identity, KeyValue, LeaseId, Result, Revision};
 
 /// A row's id is `revision << SUB_BITS | position in the revision`: appends go to the end of the table.
 pub(crate) const SUB_BITS: u32 = 20;
@@ -39,6 +40,8 @@ CREATE TABLE history (
 
 /// What was read at start.
 pub(crate) struct Loaded {
+    pub(crate) identity: Identity,
+    pub(crate) alarms: BTreeSet<Alarm>,
     pub(crate) snapshot: Snapshot,
     pub(crate) index: VersionIndex,
     /// Remaining seconds.
@@ -141,6 +144,22 @@ pub(crate) fn load(conn: &Connection, path: &Path) -> Result<Loaded> {
         }
     };
     let (compacted, reserved, swept) = (meta("compacted")?, meta("reserved")?, meta("swept")?);
+    let id = |name: &str| -> Result<u64> {
+        let known = meta(name)?;
+        if known != 0 {
+            return Ok(known.cast_unsigned());
+        }
+        let id = rand::random::<u64>().max(1);
+        conn.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", (name, id.cast_signed())).map_err(fail)?;
+        Ok(id)
+    };
+    let identity = Identity { cluster_id: id("cluster")?, member_id: id("member")? };
+    let mut alarms = BTreeSet::new();
+    for (alarm, name) in ALARMS {
+        if meta(name)? != 0 {
+            alarms.insert(alarm);
+        }
+    }
 
     let mut index = VersionIndex::default();
     let mut live: HashMap<Bytes, Arc<KeyValue>> = HashMap::new();
@@ -188,7 +207,7 @@ pub(crate) fn load(conn: &Connection, path: &Path) -> Result<Loaded> {
     // etcd's empty store is at revision 1.
     let revision = (last_id >> SUB_BITS).max(reserved).max(compacted).max(1);
     let snapshot = Snapshot { revision, compacted, kvs: items.into_iter().collect(), leases: records };
-    Ok(Loaded { snapshot, index, leases, reserved, swept })
+    Ok(Loaded { identity, alarms, snapshot, index, leases, reserved, swept })
 }
 
 const SELECT_ROWS: &str = "SELECT id, key, create_revision, version, lease, prev, sum, value FROM history";
@@ -266,6 +285,7 @@ impl<'r> HistoryRow<'r> {
 
 /// An event without its previous value, and the revision of that.
 pub(crate) struct StoredEvent {
+    pub(crate) id: i64,
     pub(crate) kind: EventKind,
     pub(crate) kv: KeyValue,
     pub(crate) prev: Revision,
@@ -297,7 +317,7 @@ pub(crate) fn scan(
         }
         let row = HistoryRow::read(row, path)?;
         let kind = if row.version == 0 { EventKind::Delete } else { EventKind::Put };
-        full |= !take(StoredEvent { kind, kv: row.to_key_value(), prev: row.prev });
+        full |= !take(StoredEvent { id: row.id, kind, kv: row.to_key_value(), prev: row.prev });
     }
     Ok(to)
 }

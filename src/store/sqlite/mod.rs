@@ -11,15 +11,18 @@
 //! Invariants: ST-1, ST-2, ST-3 (see the crate) and those of the modules.
 
 pub(crate) mod apply;
+mod backup;
+mod bolt;
 mod disk;
 mod history;
 mod lease;
+mod maintenance;
 pub(crate) mod restore;
 mod ring;
 mod state;
 mod tasks;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod upkeep;
 mod watch;
 mod writer;
@@ -130,7 +133,7 @@ impl SqliteStore {
             Ok((lock, conn, loaded))
         });
         let (lock, mut conn, loaded) = opened.await.map_err(|e| Error::Database(e.to_string()))??;
-        let Loaded { snapshot, index, leases, reserved, swept } = loaded;
+        let Loaded { identity, alarms, snapshot, index, leases, reserved, swept } = loaded;
 
         let mut deadlines = Deadlines::default();
         for (id, remaining) in leases {
@@ -150,6 +153,9 @@ impl SqliteStore {
             deadlines: Mutex::new(deadlines),
             readers: Readers::new(config.path.clone()),
             tasks: TaskGroup::new(),
+            identity,
+            alarms: Mutex::new(alarms),
+            full: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             moved: Notify::new(),
             unflushed: Notify::new(),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use component_base::Clock;
 use rusqlite::Connection;
+use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use super::disk::{SUB_BITS, Statements, connect, db_error};
@@ -33,15 +34,39 @@ pub(crate) struct Upkeep {
     vacuum: bool,
     last_step: Option<Instant>,
     not_before: Option<Instant>,
+    /// Who waits for the end of the sweep, and for the return of all free pages.
+    until_swept: Vec<Waiter>,
+    until_small: Vec<Waiter>,
 }
+
+type Waiter = oneshot::Sender<Result<()>>;
 
 impl Upkeep {
     pub(crate) fn new(swept: i64) -> Self {
-        Self { swept, vacuum: true, last_step: None, not_before: None }
+        Self {
+            swept,
+            vacuum: true,
+            last_step: None,
+            not_before: None,
+            until_swept: Vec::new(),
+            until_small: Vec::new(),
+        }
     }
 
     pub(crate) fn pending(&self, working: &Snapshot) -> bool {
-        self.not_before.is_none() && (self.vacuum || self.swept < end_of(sweep_target(working)))
+        let waited_for = !self.until_swept.is_empty() || !self.until_small.is_empty();
+        self.not_before.is_none() && (waited_for || self.vacuum || self.swept < end_of(sweep_target(working)))
+    }
+
+    pub(crate) fn when_swept(&mut self, waiter: Waiter) {
+        self.until_swept.push(waiter);
+        self.not_before = None;
+    }
+
+    pub(crate) fn defragment(&mut self, waiter: Waiter) {
+        self.until_small.push(waiter);
+        self.vacuum = true;
+        self.not_before = None;
     }
 
     /// Whether a step is due although commands are waiting.
@@ -64,6 +89,7 @@ impl Upkeep {
         let result = if self.swept < end_of(target) {
             self.sweep(shared, statements, target, started)
         } else {
+            answer(&mut self.until_swept, Ok(()));
             self.vacuum(shared, conn)
         };
         let now = shared.config.clock.instant();
@@ -71,6 +97,8 @@ impl Upkeep {
         if let Err(error) = result {
             warn!(%error, "upkeep of the database failed");
             self.not_before = Some(now + RETRY);
+            answer(&mut self.until_swept, Err(error.clone()));
+            answer(&mut self.until_small, Err(error));
         }
     }
 
@@ -130,9 +158,14 @@ impl Upkeep {
             conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0)).map_err(fail)
         };
         let (free, pages) = (pragma("freelist_count")?, pragma("page_count")?);
-        let keep = (pages / 4).max(VACUUM_PAGES);
+        let keep = if self.until_small.is_empty() { (pages / 4).max(VACUUM_PAGES) } else { 0 };
         if free <= keep {
             self.vacuum = false;
+            if !self.until_small.is_empty() {
+                // The file shrinks when the WAL is written back.
+                passive_checkpoint(conn).map_err(fail)?;
+                answer(&mut self.until_small, Ok(()));
+            }
             return Ok(());
         }
         let release = VACUUM_PAGES.min(free - keep);
@@ -153,6 +186,13 @@ impl Upkeep {
         if let Err(error) = passive_checkpoint(conn) {
             warn!(error = %db_error(shared.readers.path(), error), "checkpoint failed");
         }
+    }
+}
+
+fn answer(waiters: &mut Vec<Waiter>, result: Result<()>) {
+    for waiter in waiters.drain(..) {
+        // Whoever asked may have gone.
+        waiter.send(result.clone()).ok();
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -28,6 +29,8 @@ struct Watch {
     progress: bool,
     /// The newest revision it has been told.
     told: Revision,
+    /// It wants to be told as soon as it has been sent everything.
+    asked: Arc<AtomicBool>,
 }
 
 /// All watchers of one range; they get the same events.
@@ -44,6 +47,7 @@ pub(crate) struct Behind {
     tx: Sender,
     next: Revision,
     progress: bool,
+    asked: Arc<AtomicBool>,
 }
 
 pub(crate) struct Hub {
@@ -141,6 +145,40 @@ impl Hub {
         }
     }
 
+    /// Answers the watchers that asked how far they are. Returns those whose answer does not fit.
+    pub(crate) fn send_asked(&mut self) -> Vec<Behind> {
+        let revision = self.revision;
+        let mut behind = Vec::new();
+        for group in self.points.values_mut().chain(&mut self.ranges) {
+            let range = &group.range;
+            group.watches.retain_mut(|watch| {
+                if !watch.asked.swap(false, Ordering::AcqRel) {
+                    return true;
+                }
+                match watch.tx.try_send(Ok(WatchBatch { revision, events: Vec::new() })) {
+                    Ok(()) => {
+                        watch.told = revision;
+                        true
+                    }
+                    Err(mpsc::error::TrySendError::Closed(_)) => false,
+                    Err(mpsc::error::TrySendError::Full(_)) => {
+                        watch.asked.store(true, Ordering::Release);
+                        behind.push(Behind {
+                            range: range.clone(),
+                            tx: watch.tx.clone(),
+                            next: watch.from.max(revision + 1),
+                            progress: watch.progress,
+                            asked: Arc::clone(&watch.asked),
+                        });
+                        false
+                    }
+                }
+            });
+        }
+        self.forget_empty();
+        behind
+    }
+
     /// Ends every watch.
     pub(crate) fn close(&mut self) {
         self.closed = true;
@@ -185,11 +223,18 @@ impl Hub {
         for group in self.points.values_mut().chain(&mut self.ranges) {
             group.watches.retain(|watch| !watch.tx.is_closed());
         }
+        self.forget_empty();
+        self.live = self.count;
+    }
+
+    fn forget_empty(&mut self) {
+        let ranges = self.ranges.len();
         self.points.retain(|_, group| !group.watches.is_empty());
         self.ranges.retain(|group| !group.watches.is_empty());
         self.count = self.points.values().chain(&self.ranges).map(|group| group.watches.len()).sum();
-        self.live = self.count;
-        self.measure();
+        if self.ranges.len() != ranges {
+            self.measure();
+        }
     }
 
     fn measure(&mut self) {
@@ -239,6 +284,7 @@ impl Group {
                         tx: watch.tx.clone(),
                         next: watch.from.max(previous + 1),
                         progress: watch.progress,
+                        asked: Arc::clone(&watch.asked),
                     });
                     false
                 }
@@ -256,6 +302,7 @@ pub(crate) fn open(shared: &Arc<Shared>, request: WatchRequest) -> Result<Watche
         range.start = Bytes::from_static(&[0]);
     }
     let (tx, batches) = mpsc::channel(shared.config.watch_buffer.max(1));
+    let asked = Arc::<AtomicBool>::default();
     let mut hub = shared.hub.lock();
     if hub.closed {
         return Err(Error::Closed);
@@ -267,12 +314,13 @@ pub(crate) fn open(shared: &Arc<Shared>, request: WatchRequest) -> Result<Watche
         return Err(Error::Compacted { compacted });
     }
     if from > revision {
-        hub.insert(range, Watch { tx, from, progress: request.progress, told: revision });
+        hub.insert(range, Watch { tx, from, progress: request.progress, told: revision, asked: Arc::clone(&asked) });
     } else {
         drop(hub);
-        resume(shared, Behind { range, tx, next: from, progress: request.progress });
+        let asked = Arc::clone(&asked);
+        resume(shared, Behind { range, tx, next: from, progress: request.progress, asked });
     }
-    Ok(Watcher { revision, batches })
+    Ok(Watcher { revision, batches, asked })
 }
 
 /// Brings a watcher up to date and back to the hub.
@@ -283,7 +331,7 @@ pub(crate) fn resume(shared: &Arc<Shared>, behind: Behind) {
 
 async fn catch_up(shared: Arc<Shared>, behind: Behind) {
     const EVENTS_PER_BATCH: usize = 1024;
-    let Behind { range, mut tx, mut next, progress } = behind;
+    let Behind { range, mut tx, mut next, progress, asked } = behind;
     loop {
         let Ok(room) = tx.reserve_owned().await else { return };
         let on_disk_to = {
@@ -292,10 +340,14 @@ async fn catch_up(shared: Arc<Shared>, behind: Behind) {
             if next > base {
                 let (events, last) = hub.ring.collect(&range, next, EVENTS_PER_BATCH);
                 let revision = last.unwrap_or(hub.revision);
-                let told = if events.is_empty() { next - 1 } else { revision };
-                tx = if events.is_empty() { room.release() } else { room.send(Ok(WatchBatch { revision, events })) };
+                let answer = last.is_none() && asked.swap(false, Ordering::AcqRel);
+                let silent = events.is_empty() && !answer;
+                let told = if silent { next - 1 } else { revision };
+                tx = if silent { room.release() } else { room.send(Ok(WatchBatch { revision, events })) };
                 if last.is_none() {
-                    hub.insert(range, Watch { tx, from: revision + 1, progress, told });
+                    // One that was asked for from a future revision on keeps that.
+                    let from = next.max(revision + 1);
+                    hub.insert(range, Watch { tx, from, progress, told, asked });
                     if progress {
                         shared.moved.notify_one();
                     }

@@ -7,7 +7,7 @@
 //! - WR-3: upkeep (compaction, vacuum, checkpoint) is done in steps of some milliseconds between batches.
 //! - WR-4: what is published but not yet on disk is in `unflushed`, in the ring, and below the reservation (DK-3).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -28,7 +28,10 @@ use super::lease::Deadlines;
 use super::state::Snapshot;
 use super::upkeep::Upkeep;
 use super::watch::{self, Hub};
-use crate::{Error, Event, Lease, LeaseId, RangeRequest, RangeResponse, Result, Revision, TxnRequest, TxnResponse};
+use crate::{
+    Alarm, Error, Event, Identity, Lease, LeaseId, RangeRequest, RangeResponse, Result, Revision, TxnRequest,
+    TxnResponse,
+};
 
 /// What the writer shares with readers and tasks.
 pub(crate) struct Shared {
@@ -39,6 +42,11 @@ pub(crate) struct Shared {
     pub(crate) deadlines: Mutex<Deadlines>,
     pub(crate) readers: Readers,
     pub(crate) tasks: TaskGroup,
+    pub(crate) identity: Identity,
+    /// Those that were turned on.
+    pub(crate) alarms: Mutex<BTreeSet<Alarm>>,
+    /// The last commit found no space.
+    pub(crate) full: AtomicBool,
     pub(crate) closed: AtomicBool,
     /// The store is at a new revision.
     pub(crate) moved: Notify,
@@ -82,6 +90,23 @@ pub(crate) enum Command {
         reply: Reply<()>,
     },
     Flush,
+    /// Everything acknowledged before is on disk when this is answered, with the revision of that.
+    Sync {
+        reply: Reply<Revision>,
+    },
+    SetMeta {
+        name: &'static str,
+        value: i64,
+        reply: Reply<()>,
+    },
+    /// Answered when nothing is left to sweep.
+    Swept {
+        reply: Reply<()>,
+    },
+    /// Answered when all free pages have been returned.
+    Defragment {
+        reply: Reply<()>,
+    },
     /// The helper has checkpointed most of the WAL.
     Checkpoint,
     Shutdown,
@@ -128,6 +153,7 @@ pub(crate) struct Writer<'c> {
     /// Applied, not published.
     events: Vec<Arc<Event>>,
     lease_rows: Vec<LeaseRow>,
+    meta_rows: Vec<(&'static str, i64)>,
     answers: Vec<Answer>,
     batch_bytes: usize,
     /// The batch needs a commit before it may be acknowledged.
@@ -158,6 +184,7 @@ impl<'c> Writer<'c> {
             working,
             events: Vec::new(),
             lease_rows: Vec::new(),
+            meta_rows: Vec::new(),
             answers: Vec::new(),
             batch_bytes: 0,
             durable: false,
@@ -284,6 +311,19 @@ impl<'c> Writer<'c> {
                     self.start_durable();
                 }
             }
+            Command::Sync { reply } => {
+                if !self.unflushed.is_empty() || !self.events.is_empty() {
+                    self.start_durable();
+                }
+                self.answers.push(Answer::Revision(reply, self.working.revision));
+            }
+            Command::SetMeta { name, value, reply } => {
+                self.start_durable();
+                self.meta_rows.push((name, value));
+                self.answers.push(Answer::Unit(reply));
+            }
+            Command::Swept { reply } => self.upkeep.when_swept(reply),
+            Command::Defragment { reply } => self.upkeep.defragment(reply),
             Command::Checkpoint => self.upkeep.checkpoint(&self.shared, self.conn),
             Command::Shutdown => {}
         }
@@ -351,7 +391,8 @@ impl<'c> Writer<'c> {
         let reserved = self.next_reservation();
         let published_compacted = self.shared.snapshot.load().compacted;
         let working = &self.working;
-        let (unflushed, events, lease_rows) = (&self.unflushed, &self.events, &self.lease_rows);
+        let (unflushed, events) = (&self.unflushed, &self.events);
+        let (lease_rows, meta_rows) = (&self.lease_rows, &self.meta_rows);
         let result = self.statements.transaction(|statements| {
             let (mut revision, mut sub) = (0, 0);
             for event in unflushed.iter().chain(events) {
@@ -365,6 +406,9 @@ impl<'c> Writer<'c> {
                     LeaseRow::Gone(id) => statements.drop_lease(*id)?,
                 }
             }
+            for (name, value) in meta_rows {
+                statements.set_meta(name, *value)?;
+            }
             if working.compacted != published_compacted {
                 statements.set_meta("compacted", working.compacted)?;
             }
@@ -374,6 +418,8 @@ impl<'c> Writer<'c> {
             Ok(())
         });
         self.durable = false;
+        self.meta_rows.clear();
+        self.shared.full.store(matches!(result, Err(Error::NoSpace)), Ordering::Relaxed);
         match result {
             Ok(()) => {
                 if std::mem::take(&mut self.failing) {

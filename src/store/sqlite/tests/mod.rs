@@ -36,7 +36,7 @@ pub(super) async fn everything(store: &dyn Store, revision: i64) -> Vec<KeyValue
 }
 
 /// Polls until `done`, with a deadline on the real clock.
-pub(super) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let clock = RealClock;
     let deadline = clock.instant() + Duration::from_secs(20);
     while !done().await {
