@@ -179,7 +179,7 @@ fn intervals(ops: &[Op]) -> Result<(HashSet<&[u8]>, Vec<&KeyRange>)> {
         let Op::Txn(txn) = op else { continue };
         let (then_puts, then_deletes) = intervals(&txn.success)?;
         let (else_puts, else_deletes) = intervals(&txn.failure)?;
-        let collides = |key: &[u8]| deletes.iter().any(|range| range.contains(key));
+        let collides = |key: &[u8]| deletes.iter().any(|range| covers(range, key));
         if then_puts.iter().chain(&else_puts).any(|key| puts.contains(key) || collides(key)) {
             return Err(Error::DuplicateKey);
         }
@@ -190,11 +190,17 @@ fn intervals(ops: &[Op]) -> Result<(HashSet<&[u8]>, Vec<&KeyRange>)> {
     }
     for op in ops {
         let Op::Put(put) = op else { continue };
-        if deletes.iter().any(|range| range.contains(&put.key)) || !puts.insert(&put.key) {
+        if deletes.iter().any(|range| covers(range, &put.key)) || !puts.insert(&put.key) {
             return Err(Error::DuplicateKey);
         }
     }
     Ok((puts, deletes))
+}
+
+/// As etcd sees it: a range without an end, to which it writes the end `[0]`, covers nothing here. What is put and deleted
+/// by one transaction then happens in the order of its operations.
+fn covers(range: &KeyRange, key: &[u8]) -> bool {
+    range.end.as_ref() != [0] && range.contains(key)
 }
 
 /// Which branch each transaction takes, in the order in which they are met.

@@ -123,7 +123,6 @@ fn nonsense_is_answered_and_the_connection_kept() {
             let answer = grpc.unary(Request::new(bytes), PathAndQuery::from_static(path), Raw).await;
             if let Err(status) = answer {
                 assert_ne!(status.code(), Code::Unavailable, "{status}");
-                assert_ne!(status.code(), Code::Unknown, "{status}");
             }
             // The same connection: the channel has only one and would say so if it were gone.
             client.unary(STATUS, pb::StatusRequest {}).await.unwrap()
