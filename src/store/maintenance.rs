@@ -18,7 +18,7 @@ pub struct Identity {
 pub enum Alarm {
     /// Writes that need space are refused.
     NoSpace,
-    /// Nothing is served but this.
+    /// Writes are refused.
     Corrupt,
 }
 

@@ -45,10 +45,10 @@ impl Lock for Face {
     async fn unlock(&self, request: Request<lp::UnlockRequest>) -> Result<Response<lp::UnlockResponse>, Status> {
         let key = request.into_inner().key;
         if key.is_empty() {
-            return Err(errors::status(Error::EmptyKey));
+            return Err(status(Error::EmptyKey));
         }
         let delete = Op::Delete { range: KeyRange::key(key), prev_kv: false };
-        let response = self.store.txn(TxnRequest::ops(vec![delete])).await.map_err(errors::status)?;
+        let response = self.store.txn(TxnRequest::ops(vec![delete])).await.map_err(status)?;
         Ok(Response::new(lp::UnlockResponse { header: self.header_at(response.revision) }))
     }
 }
@@ -95,6 +95,11 @@ impl Election for Face {
     }
 }
 
+/// These services are clients of the others in etcd: the code is lost on the way.
+fn status(error: Error) -> Status {
+    Status::unknown(errors::status(error).message())
+}
+
 fn leader_missing() -> Status {
     Status::unknown("\"leader\" field must be provided")
 }
@@ -115,24 +120,24 @@ impl Face {
     /// Does `op` if `key` is still the one created at `revision`.
     async fn as_leader(&self, key: Bytes, revision: Revision, op: Op) -> Result<Option<ResponseHeader>, Status> {
         if key.is_empty() {
-            return Err(errors::status(Error::EmptyKey));
+            return Err(status(Error::EmptyKey));
         }
         let compares = vec![created_at(key, revision)];
         let request = TxnRequest { compares, success: vec![op], failure: Vec::new() };
-        let response = self.store.txn(request).await.map_err(errors::status)?;
+        let response = self.store.txn(request).await.map_err(status)?;
         Ok(self.header_at(response.revision).filter(|_| response.succeeded))
     }
 
     /// The oldest key of `names`.
     async fn first(&self, names: &KeyRange) -> Result<(Revision, Option<KeyValue>), Status> {
         let request = RangeRequest { sort: SortTarget::Create, limit: 1, ..RangeRequest::of(names.clone()) };
-        let response = self.store.range(request).await.map_err(errors::status)?;
+        let response = self.store.range(request).await.map_err(status)?;
         Ok((response.revision, response.kvs.into_iter().next()))
     }
 
     async fn follow(&self, range: KeyRange, start_revision: Revision) -> Result<Watcher, Status> {
         let request = WatchRequest { range, start_revision, progress: false };
-        self.store.watch(request).await.map_err(errors::status)
+        self.store.watch(request).await.map_err(status)
     }
 }
 
@@ -155,7 +160,7 @@ impl Claim {
     /// Puts the key, or finds it there; `renew`: with the new value then.
     async fn make(face: Arc<Face>, name: &[u8], lease: LeaseId, value: Bytes, renew: bool) -> Result<Self, Status> {
         let lease = match lease {
-            0 => face.store.lease_grant(0, SESSION_TTL).await.map_err(errors::status)?.id,
+            0 => face.store.lease_grant(0, SESSION_TTL).await.map_err(status)?.id,
             lease => lease,
         };
         let names = below(name);
@@ -166,7 +171,7 @@ impl Claim {
         let put = Op::Put(PutRequest { lease, ..PutRequest::new(key.clone(), value.clone()) });
         let get = Op::Range(RangeRequest::of(KeyRange::key(key.clone())));
         let request = TxnRequest { compares: vec![created_at(key.clone(), 0)], success: vec![put], failure: vec![get] };
-        let response = face.store.txn(request).await.map_err(errors::status)?;
+        let response = face.store.txn(request).await.map_err(status)?;
         let found = match response.responses.into_iter().next() {
             Some(OpResponse::Range(range)) => range.kvs.into_iter().next(),
             _ => None,
@@ -190,11 +195,11 @@ impl Claim {
                 limit: 1,
                 ..RangeRequest::of(self.names.clone())
             };
-            let response = self.face.store.range(request).await.map_err(errors::status)?;
+            let response = self.face.store.range(request).await.map_err(status)?;
             let Some(before) = response.kvs.into_iter().next() else { return Ok(()) };
             let mut watcher = self.face.follow(KeyRange::key(before.key), response.revision + 1).await?;
             loop {
-                let batch = watcher.batches.recv().await.unwrap_or(Err(Error::Closed)).map_err(errors::status)?;
+                let batch = watcher.batches.recv().await.unwrap_or(Err(Error::Closed)).map_err(status)?;
                 if batch.events.iter().any(|event| event.kind == EventKind::Delete) {
                     break;
                 }
@@ -203,7 +208,7 @@ impl Claim {
     }
 
     async fn holds(&self) -> Result<bool, Status> {
-        let kv = self.face.store.get(&self.key).await.map_err(errors::status)?;
+        let kv = self.face.store.get(&self.key).await.map_err(status)?;
         Ok(kv.is_some_and(|kv| kv.create_revision == self.created))
     }
 
@@ -271,7 +276,7 @@ impl Observer {
                 return Ok((revision, kv));
             }
             let mut watcher = self.face.follow(self.names.clone(), revision + 1).await?;
-            watcher.batches.recv().await.unwrap_or(Err(Error::Closed)).map_err(errors::status)?;
+            watcher.batches.recv().await.unwrap_or(Err(Error::Closed)).map_err(status)?;
         }
     }
 }
@@ -286,7 +291,7 @@ impl Following {
                     EventKind::Delete => return Ok(None),
                 }
             }
-            let batch = self.watcher.batches.recv().await.unwrap_or(Err(Error::Closed)).map_err(errors::status)?;
+            let batch = self.watcher.batches.recv().await.unwrap_or(Err(Error::Closed)).map_err(status)?;
             self.revision = batch.revision;
             self.events = batch.events.into_iter();
         }

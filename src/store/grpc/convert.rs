@@ -131,6 +131,8 @@ fn compare(compare: pb::Compare) -> Result<Compare, Status> {
         (Some(target), Some(result)) => (target, result),
         // etcd: a target it does not know is equal to everything, and a result it does not know always holds.
         (None, Some(result)) => always(result == CompareResult::Equal),
+        // Nothing holds for the value of a key that is not there.
+        (Some(CompareTarget::Value(_)), None) => (CompareTarget::Version(0), CompareResult::Greater),
         (_, None) => always(true),
     };
     Ok(Compare { range: KeyRange { start: compare.key, end: compare.range_end }, target, result })

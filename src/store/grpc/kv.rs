@@ -12,7 +12,6 @@ use crate::{Error, Op, OpResponse, TxnRequest};
 impl Kv for Face {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         let request = convert::range(request.into_inner())?;
-        self.check_corrupt()?;
         let response = self.store.range(request).await.map_err(errors::status)?;
         let header = self.header_at(response.revision);
         Ok(Response::new(convert::range_response(response, header)))
@@ -55,8 +54,8 @@ impl Kv for Face {
         let request = request.into_inner();
         let size = request.encoded_len();
         let txn = convert::txn(request, self.config.max_txn_ops)?;
-        self.check_corrupt()?;
         if !convert::is_read_only(&txn) {
+            self.check_corrupt()?;
             if convert::needs_space(&txn) {
                 self.check_space()?;
             }

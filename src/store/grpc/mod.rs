@@ -119,7 +119,7 @@ impl Face {
         self.header_at(self.store.revision())
     }
 
-    /// Nothing is read or written while the store is known to be damaged.
+    /// Nothing is written while the store is said to be damaged.
     fn check_corrupt(&self) -> Result<(), Status> {
         if self.store.is_on(Alarm::Corrupt) { Err(errors::corrupt()) } else { Ok(()) }
     }

@@ -33,8 +33,9 @@ pub(crate) fn txn(
 ) -> Result<TxnResponse> {
     let mut path = Vec::new();
     choose(state, &request, &mut path);
-    let mut rest = path.as_slice();
-    check(state, &request, &mut rest)?;
+    // As etcd: all that is written is checked before anything that is read.
+    check(state, &request, &mut path.as_slice(), check_put)?;
+    check(state, &request, &mut path.as_slice(), check_range)?;
 
     let before = state.clone();
     let mark = events.len();
@@ -260,27 +261,41 @@ fn compare_one(compare: &Compare, kv: Option<&Arc<KeyValue>>) -> bool {
 }
 
 /// Everything on the chosen path that could fail, before anything is written.
-fn check(state: &Snapshot, request: &TxnRequest, path: &mut &[bool]) -> Result<()> {
+fn check(
+    state: &Snapshot,
+    request: &TxnRequest,
+    path: &mut &[bool],
+    each: fn(&Snapshot, &Op) -> Result<()>,
+) -> Result<()> {
     for op in if next(path) { &request.success } else { &request.failure } {
         match op {
-            Op::Range(range) => readable(state, range.revision)?,
-            Op::Put(put) => {
-                if (put.ignore_value || put.ignore_lease) && state.get(&put.key).is_none() {
-                    return Err(Error::KeyNotFound);
-                }
-                if put.lease != 0 {
-                    let record = state.leases.get(&put.lease).ok_or(Error::LeaseNotFound(put.lease))?;
-                    // Its end must fit into one revision.
-                    if record.keys.len() >= MAX_EVENTS / 2 {
-                        return Err(Error::TooLarge { bytes: record.keys.len(), limit: MAX_EVENTS / 2 });
-                    }
-                }
-            }
-            Op::Delete { .. } => {}
-            Op::Txn(txn) => check(state, txn, path)?,
+            Op::Txn(txn) => check(state, txn, path, each)?,
+            op => each(state, op)?,
         }
     }
     Ok(())
+}
+
+fn check_put(state: &Snapshot, op: &Op) -> Result<()> {
+    let Op::Put(put) = op else { return Ok(()) };
+    if (put.ignore_value || put.ignore_lease) && state.get(&put.key).is_none() {
+        return Err(Error::KeyNotFound);
+    }
+    if put.lease != 0 {
+        let record = state.leases.get(&put.lease).ok_or(Error::LeaseNotFound(put.lease))?;
+        // Its end must fit into one revision.
+        if record.keys.len() >= MAX_EVENTS / 2 {
+            return Err(Error::TooLarge { bytes: record.keys.len(), limit: MAX_EVENTS / 2 });
+        }
+    }
+    Ok(())
+}
+
+fn check_range(state: &Snapshot, op: &Op) -> Result<()> {
+    match op {
+        Op::Range(range) => readable(state, range.revision),
+        _ => Ok(()),
+    }
 }
 
 /// Whether `revision` can still, and already, be read.

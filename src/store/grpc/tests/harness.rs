@@ -130,7 +130,18 @@ impl Client {
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
+        self.stream_with(path, None).await
+    }
+
+    pub async fn stream_with<Q, A>(&self, path: &'static str, first: Option<Q>) -> (mpsc::Sender<Q>, Streaming<A>)
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
         let (requests, queue) = mpsc::channel(64);
+        if let Some(first) = first {
+            requests.try_send(first).unwrap();
+        }
         let mut grpc = tonic::client::Grpc::new(self.0.clone()).max_decoding_message_size(usize::MAX);
         grpc.ready().await.unwrap();
         let codec: ProstCodec<Q, A> = ProstCodec::default();
