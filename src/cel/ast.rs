@@ -13,8 +13,10 @@ pub type Id = u32;
 pub struct Expr {
     pub id: Id,
     pub kind: Kind,
-    /// Nesting below this node, to bound every later recursion.
+    /// Nesting below this node as written.
     pub depth: u32,
+    /// Nesting below this node, macros expanded: what every later recursion goes through.
+    pub total: u32,
 }
 
 #[derive(Debug, Clone)]

@@ -189,10 +189,14 @@ impl<'a> Run<'_, 'a> {
                 self.charge(1)?;
                 self.global(name)
             }
-            Node::TypeName { name, ty } => {
-                self.charge(1)?;
-                self.variables.resolve(name).unwrap_or_else(|| Ok(Value::Type(ty.clone())))
-            }
+            // A type is a constant, unless a variable has its name.
+            Node::TypeName { name, ty } => match self.variables.resolve(name) {
+                Some(value) => {
+                    self.charge(1)?;
+                    value
+                }
+                None => Ok(Value::Type(ty.clone())),
+            },
             Node::Format(format) => {
                 self.charge(1)?;
                 Ok(Value::Ext(crate::ext::Ext::Format(format)))

@@ -17,6 +17,9 @@ pub const MAX_EXPRESSION_SIZE: usize = 100_000;
 /// Deepest nesting of an expression.
 pub const MAX_RECURSION_DEPTH: usize = 250;
 
+/// Deepest tree after macros are expanded, so that no walk of it needs more than a small stack.
+pub(crate) const MAX_TREE_DEPTH: usize = 300;
+
 pub(crate) const STRING_TRAVERSAL_COST_FACTOR: f64 = 0.1;
 pub(crate) const REGEX_STRING_LENGTH_COST_FACTOR: f64 = 0.25;
 pub(crate) const LIST_CREATE_BASE_COST: u64 = 10;

@@ -3,7 +3,7 @@
 use crate::ast::{Expr, Id, Kind};
 use crate::escape::is_reserved;
 use crate::lexer::Tok;
-use crate::limits::MAX_RECURSION_DEPTH;
+use crate::limits::{MAX_RECURSION_DEPTH, MAX_TREE_DEPTH};
 use crate::source::Issue;
 use crate::value::Const;
 
@@ -17,28 +17,38 @@ impl Parser<'_> {
     }
 
     pub(super) fn node(&mut self, id: Id, kind: Kind) -> Expr {
-        let below = match &kind {
-            Kind::Literal(_) | Kind::Ident(_) | Kind::Error => 0,
-            Kind::Select { operand, .. } => operand.depth,
-            Kind::Call { target, args, .. } => {
-                args.iter().map(|arg| arg.depth).chain(target.iter().map(|t| t.depth)).max().unwrap_or(0)
-            }
-            Kind::List { elements, .. } => elements.iter().map(|e| e.depth).max().unwrap_or(0),
-            Kind::Map(entries) => entries.iter().map(|e| e.key.depth.max(e.value.depth)).max().unwrap_or(0),
-            Kind::Struct { fields, .. } => fields.iter().map(|f| f.value.depth).max().unwrap_or(0),
-            Kind::Comprehension(fold) => fold.range.depth.max(fold.step.depth).max(fold.result.depth),
+        let mut written = 0;
+        let mut total = 0;
+        let mut below = |child: &Expr| {
+            written = written.max(child.depth);
+            total = total.max(child.total);
         };
-        // A macro's own nodes do not count: only what is written does.
-        let depth = below + u32::from(self.macro_at.is_none());
-        if depth as usize > MAX_RECURSION_DEPTH {
+        match &kind {
+            Kind::Literal(_) | Kind::Ident(_) | Kind::Error => {}
+            Kind::Select { operand, .. } => below(operand),
+            Kind::Call { target, args, .. } => target.as_deref().into_iter().chain(args).for_each(below),
+            Kind::List { elements, .. } => elements.iter().for_each(below),
+            Kind::Map(entries) => entries.iter().for_each(|entry| {
+                below(&entry.key);
+                below(&entry.value);
+            }),
+            Kind::Struct { fields, .. } => fields.iter().for_each(|field| below(&field.value)),
+            Kind::Comprehension(fold) => {
+                [&fold.range, &fold.init, &fold.condition, &fold.step, &fold.result].into_iter().for_each(below);
+            }
+        }
+        // As written, a macro's own nodes do not count.
+        let depth = written + u32::from(self.macro_at.is_none());
+        let total = total + 1;
+        if depth as usize > MAX_RECURSION_DEPTH || total as usize > MAX_TREE_DEPTH {
             self.limit("max recursion depth exceeded".to_owned());
         }
-        Expr { id, kind, depth }
+        Expr { id, kind, depth, total }
     }
 
     pub(super) fn error_expr(&mut self) -> Expr {
         let id = self.id_at(0);
-        Expr { id, kind: Kind::Error, depth: 0 }
+        Expr { id, kind: Kind::Error, depth: 0, total: 0 }
     }
 
     pub(super) fn literal(&mut self, token: usize, constant: Const) -> Expr {

@@ -567,3 +567,45 @@ fn bombs_are_bounded() {
     let nested = (0..60).fold("dyn(1)".to_owned(), |inner, n| format!("[{inner}].map(a{n}, {{a{n}: a{n}}})"));
     let _ = Program::compile(&env, &nested);
 }
+
+/// The deepest expressions that the parser lets through fit into a small stack.
+#[test]
+fn deep_expressions_fit_the_stack() {
+    let depth = 240;
+    let env = Env::kubernetes().with_variable("x", Type::Dyn);
+    let texts = [
+        "[".repeat(depth) + "1" + &"]".repeat(depth),
+        "x.b.map(y, y > 0, ".repeat(70) + "1" + &")".repeat(70),
+        "x.b.transformMap(k, v, true, ".repeat(90) + "1" + &")".repeat(90),
+        "-(".repeat(depth) + "x.a" + &")".repeat(depth),
+        "x.a == 2 ? 1 : (".repeat(120) + "1" + &")".repeat(120),
+        "x.?a.optMap(v, ".repeat(10) + "1" + &")".repeat(10),
+        "x".to_owned() + &".b".repeat(depth),
+    ];
+    let run = move || {
+        for text in texts {
+            let Ok(program) = Program::compile(&env, &text) else { panic!("{text:.40}") };
+            let estimate = program.estimate_cost(&Sizes::Unknown);
+            assert!(estimate.min <= estimate.max);
+            let x = json!({"a": 1, "b": [1]});
+            let value = Value::from_json(&x, None).expect("a document");
+            let _ = program.eval(&[("x", value)], PER_CALL_LIMIT);
+        }
+    };
+    // Frames without optimization are several times larger than those of a release.
+    let stack = if cfg!(debug_assertions) { 6 << 20 } else { 1 << 20 };
+    std::thread::Builder::new().stack_size(stack).spawn(run).expect("a thread").join().expect("no overflow");
+}
+
+proptest::proptest! {
+    #[test]
+    fn nothing_panics(text in "([12x]|x\\.[abs]|'a'|true|null|\\[|\\]|\\(|\\)|\\{'k': |\\}|,| [-+*/%<>] | == | && | \\|\\| | in |\\.map\\(e, |\\.all\\(e, |\\.exists\\(i, v, |\\.size\\(\\)|\\.\\?a|\\[\\?1\\]| \\? | : |!|has\\(|duration\\('1s'\\)|\\.format\\(\\[|int\\(|e){1,14}") {
+        let env = Env::kubernetes().with_variable("x", Type::Dyn).with_variable("e", Type::Dyn);
+        if let Ok(program) = Program::compile(&env, &text) {
+            let x = json!({"a": 1, "b": [1, 2, 3], "s": "text"});
+            let value = Value::from_json(&x, None).expect("a document");
+            let _ = program.estimate_cost(&Sizes::Unknown);
+            let _ = program.eval(&[("x", value), ("e", Value::Int(1))], PER_CALL_LIMIT);
+        }
+    }
+}
