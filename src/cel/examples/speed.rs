@@ -1,5 +1,5 @@
 //! Evaluates one rule many times, to be timed from outside: `time speed <expression> <count>`.
-#![expect(clippy::print_stdout, reason = "it is a program to run by hand")]
+#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "it is a program to run by hand")]
 
 use cel::{DeclType, Env, PER_CALL_LIMIT, Program, Value};
 use serde_json::json;
