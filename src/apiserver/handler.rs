@@ -80,6 +80,8 @@ async fn authorized(
         let text = attributes.forbidden_text(decision.reason());
         return refuse(&Status::forbidden(&resource, &info.name, text), &info, headers);
     }
+    let mut request = request;
+    server.authenticator.strip(request.headers_mut());
     route(server, request, info, user).await
 }
 

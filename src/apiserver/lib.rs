@@ -22,6 +22,7 @@ pub mod kinds;
 pub mod loopback;
 pub mod nonresource;
 pub mod notes;
+pub mod outbound;
 pub mod registry;
 pub mod reviews;
 pub mod serviceaccount;
@@ -71,6 +72,8 @@ pub struct Config {
     pub admission: admission::AdmissionConfig,
     /// Requests that run at once, shared out by priority and fairness (upstream: 400 reading and 200 writing ones).
     pub max_requests_in_flight: u32,
+    pub authentication: authn::AuthenticationConfig,
+    pub authorization: authz::AuthorizationConfig,
 }
 
 /// `/version`.
@@ -174,9 +177,10 @@ impl ApiServer {
             config.service_account_key.clone(),
             config.service_account_issuer.clone(),
         ));
-        let authorizer = Arc::new(authz::Authorizer::new(cache.clone()));
+        let authorizer = Arc::new(authz::Authorizer::configured(&config.authorization, cache.clone(), &clock, &tasks)?);
         let authenticator =
-            authn::Authenticator::new(cache.clone(), issuer.clone(), clock.clone(), config.static_tokens.clone());
+            authn::Authenticator::new(cache.clone(), issuer.clone(), clock.clone(), config.static_tokens.clone())
+                .configured(&config.authentication, &config.client_ca_pem, &tasks)?;
         let admission = admission::Admission::new(&config.admission, authorizer.clone(), clock.clone())?;
         let services =
             alloc::ServiceAllocator::load(config.service_cidr, config.node_port_range.clone(), &kinds, cache.as_ref());

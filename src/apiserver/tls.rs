@@ -26,6 +26,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -48,10 +49,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub fn server_config(cert_pem: &str, key_pem: &str, client_ca_pem: &str) -> Result<Arc<ServerConfig>> {
     let failed = |what: &'static str| move |e: &dyn std::fmt::Display| Error::Config { what, detail: e.to_string() };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(client_ca_pem)?), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|e| failed("client CA")(&e))?;
+    let verifier = client_verifier(client_ca_pem)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| failed("TLS")(&e))?
@@ -60,6 +58,15 @@ pub fn server_config(cert_pem: &str, key_pem: &str, client_ca_pem: &str) -> Resu
         .map_err(|e| failed("serving certificate")(&e))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Tells certificates that an authority of `ca_pem` has signed for clients.
+pub fn client_verifier(ca_pem: &str) -> Result<Arc<dyn ClientCertVerifier>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca_pem)?), provider)
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| Error::Config { what: "client CA", detail: e.to_string() })
 }
 
 /// How this server talks TLS to others: `ca_pem` is whom it trusts, `identity` (certificate, key) what it presents.

@@ -7,12 +7,14 @@
 //! ```text
 //! <dir>/server-ca.{crt,key}              signs what servers present: the API server, kubelets
 //! <dir>/client-ca.{crt,key}              signs what clients present: everybody below
+//! <dir>/request-header-ca.{crt,key}      signs what proxies present that name users in headers
 //! <dir>/serving-kube-apiserver.{crt,key}
 //! <dir>/client-admin.{crt,key}           CN=admin,                          O=system:masters
 //! <dir>/client-kube-apiserver.{crt,key}  CN=kube-apiserver-kubelet-client,  O=system:masters (API server → kubelet)
 //! <dir>/client-controller.{crt,key}      CN=system:kube-controller-manager
 //! <dir>/client-scheduler.{crt,key}       CN=system:kube-scheduler
 //! <dir>/client-kube-proxy.{crt,key}      CN=system:kube-proxy
+//! <dir>/client-auth-proxy.{crt,key}      CN=system:auth-proxy, by the request-header CA (API server → extension servers)
 //! <dir>/service.key                      signs service-account tokens (ES256)
 //! ```
 //!
@@ -62,6 +64,8 @@ pub struct Pki {
     dir: PathBuf,
     pub server_ca: Authority,
     pub client_ca: Authority,
+    /// Of the proxies that name users in headers.
+    pub request_header_ca: Authority,
     /// What the API server presents.
     pub server: Identity,
     pub admin: Identity,
@@ -70,6 +74,8 @@ pub struct Pki {
     pub controller_manager: Identity,
     pub scheduler: Identity,
     pub kube_proxy: Identity,
+    /// What the API server presents to the servers that extend it.
+    pub auth_proxy: Identity,
     pub service_account_key: SigningKey,
 }
 
@@ -93,6 +99,9 @@ impl Pki {
         let now = request.now;
         let server_ca = Authority::ensure(dir, "server-ca", "kedge-server-ca", now)?;
         let client_ca = Authority::ensure(dir, "client-ca", "kedge-client-ca", now)?;
+        let request_header_ca = Authority::ensure(dir, "request-header-ca", "kedge-request-header-ca", now)?;
+        let auth_proxy = Subject::client("system:auth-proxy", None);
+        let auth_proxy = request_header_ca.ensure_leaf(dir, "client-auth-proxy", &auth_proxy, now)?;
         let server = server_ca.ensure_leaf(dir, "serving-kube-apiserver", &server_subject(request), now)?;
         let client = |file: &str, name: &str, group: Option<&str>| {
             client_ca.ensure_leaf(dir, file, &Subject::client(name, group), now)
@@ -105,8 +114,10 @@ impl Pki {
             scheduler: client("client-scheduler", "system:kube-scheduler", None)?,
             kube_proxy: client("client-kube-proxy", "system:kube-proxy", None)?,
             service_account_key: SigningKey::ensure(&dir.join("service.key"))?,
+            auth_proxy,
             server_ca,
             client_ca,
+            request_header_ca,
             dir: dir.to_owned(),
         })
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
+use super::AccessOptions;
 use super::datastore::{DatastoreOptions, SnapshotOptions};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -84,15 +85,14 @@ pub struct ServerOptions {
     /// the socket etcd.sock in --run-dir]
     #[arg(long, env = "KEDGE_ETCD_LISTEN_ADDRESS", value_parser = listen_address, help_heading = "API server")]
     pub etcd_listen_address: Option<SocketAddr>,
-    /// Static tokens: a CSV file of token,user,uid,"group1,group2"
-    #[arg(long, env = "KEDGE_TOKEN_AUTH_FILE", help_heading = "API server")]
-    pub token_auth_file: Option<PathBuf>,
     /// Reading requests served at once; with the mutating ones, what priority and fairness shares out
     #[arg(long, env = "KEDGE_MAX_REQUESTS_INFLIGHT", default_value_t = 400, help_heading = "API server")]
     pub max_requests_inflight: u32,
     /// Mutating requests served at once
     #[arg(long, env = "KEDGE_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200, help_heading = "API server")]
     pub max_mutating_requests_inflight: u32,
+    #[command(flatten)]
+    pub access: AccessOptions,
     /// Where the administrator's kubeconfig is written
     #[arg(
         long,

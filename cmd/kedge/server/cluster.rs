@@ -24,7 +24,7 @@ use super::etcd::EtcdFace;
 use super::node;
 use super::preflight::Held;
 use super::schedule::{self, Scheduled};
-use super::{datastore, notify, tokens};
+use super::{access, datastore, notify, tokens};
 use crate::config::ServerOptions;
 use crate::config::options::nth;
 use crate::version;
@@ -88,8 +88,9 @@ pub async fn run(
     if let Datastore::Own(store) = &datastore {
         supervisor.add(EtcdFace::new(options, held, store.clone(), &shared.clock)?);
     }
-    let tls =
-        tls::server_config(&shared.pki.server.cert_pem, &shared.pki.server.key_pem, shared.pki.client_ca.cert_pem())?;
+    // Whose certificates may come in at all; what they are is for authentication to say.
+    let clients = [shared.pki.client_ca.cert_pem(), &access::request_header_ca(&options.access, &shared.pki)?].concat();
+    let tls = tls::server_config(&shared.pki.server.cert_pem, &shared.pki.server.key_pem, &clients)?;
     supervisor.add(ApiService { api: shared.api.clone(), listener: held.listener.try_clone()?, tls });
     if !options.disable_controller_manager {
         let ready = supervisor.add(controllers(options, &shared)?);
@@ -193,7 +194,7 @@ fn scheduled(options: &ServerOptions, control: &Control) -> Scheduled {
 }
 
 fn api_config(options: &ServerOptions, held: &Held, pki: &Pki) -> Result<Config> {
-    let static_tokens = match &options.token_auth_file {
+    let static_tokens = match &options.access.token_auth_file {
         Some(path) => tokens::read(path)?,
         None => Vec::new(),
     };
@@ -222,8 +223,10 @@ fn api_config(options: &ServerOptions, held: &Held, pki: &Pki) -> Result<Config>
         static_tokens,
         manage_system_objects: true,
         max_request_bytes: 3 << 20,
-        admission: apiserver::admission::AdmissionConfig::default(),
         max_requests_in_flight: options.max_requests_inflight + options.max_mutating_requests_inflight,
+        admission: access::admission(&options.access)?,
+        authentication: access::authentication(&options.access, pki)?,
+        authorization: access::authorization(&options.access)?,
     })
 }
 

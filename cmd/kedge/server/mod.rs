@@ -1,5 +1,6 @@
 //! What `kedge server` does, in order: [`preflight`], then [`cluster`] wires the services together.
 
+mod access;
 pub mod admin;
 pub mod cluster;
 pub mod datastore;

@@ -5,7 +5,12 @@
 //! - AN-2: tokens are compared in constant time and never logged.
 //! - AN-3: without credentials only [`PUBLIC_PATHS`] are answered.
 
+mod bootstrap;
+mod config;
 pub mod impersonation;
+mod oidc;
+mod request_header;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -24,6 +29,11 @@ use crate::authz::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
 use crate::cache::ObjectReader;
 use crate::serviceaccount::TokenIssuer;
 use crate::{Peer, PeerIdentity, StaticToken};
+
+pub use config::AuthenticationConfig;
+pub use oidc::OidcConfig;
+pub use request_header::{RequestHeaderConfig, published};
+pub use webhook::TokenWebhookConfig;
 
 /// What anonymous visitors may ask (and RBAC then allows).
 pub const PUBLIC_PATHS: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version/"];
@@ -49,6 +59,10 @@ pub struct Authenticator {
     clock: SharedClock,
     static_tokens: Vec<StaticToken>,
     sources: RwLock<Vec<Arc<dyn TokenSource>>>,
+    bootstrap_tokens: bool,
+    request_headers: Option<request_header::RequestHeaders>,
+    oidc: Option<oidc::Oidc>,
+    webhook: Option<webhook::TokenWebhook>,
 }
 
 impl Authenticator {
@@ -58,7 +72,17 @@ impl Authenticator {
         clock: SharedClock,
         static_tokens: Vec<StaticToken>,
     ) -> Self {
-        Self { reader, issuer, clock, static_tokens, sources: RwLock::default() }
+        Self {
+            reader,
+            issuer,
+            clock,
+            static_tokens,
+            sources: RwLock::default(),
+            bootstrap_tokens: false,
+            request_headers: None,
+            oidc: None,
+            webhook: None,
+        }
     }
 
     pub fn add_source(&self, source: Arc<dyn TokenSource>) {
@@ -73,7 +97,16 @@ impl Authenticator {
         match &peer.identity {
             PeerIdentity::InProcess(user) => return Ok(user.clone()),
             PeerIdentity::Tls(chain) => {
-                if let Some(user) = chain.first().and_then(|leaf| certificate_user(leaf)) {
+                let known = self.request_headers.as_ref();
+                let shown = known.map(|known| known.look(chain, self.clock.as_ref()));
+                if shown.is_some_and(|shown| shown.proxy) {
+                    if let Some(user) = known.and_then(|known| known.named(headers)) {
+                        return Ok(authenticated(user));
+                    }
+                }
+                // Of a proxy's authority alone, a certificate is nobody.
+                let client = shown.is_none_or(|shown| shown.client);
+                if let Some(user) = chain.first().filter(|_| client).and_then(|leaf| certificate_user(leaf)) {
                     return Ok(user);
                 }
             }
@@ -119,10 +152,55 @@ impl Authenticator {
             }
             return Ok(TokenUser { user: authenticated(user), audiences });
         }
+        let mut errors = Vec::new();
         match self.issuer.validate(token, wanted, self.clock.now(), self.reader.as_ref()).await {
-            Ok(found) => Ok(TokenUser { user: authenticated(found.user), audiences: found.audiences }),
-            Err(None) => Err("invalid bearer token".to_owned()),
-            Err(Some(why)) => Err(format!("[invalid bearer token, {why}]")),
+            Ok(found) => return Ok(TokenUser { user: authenticated(found.user), audiences: found.audiences }),
+            Err(why) => errors.extend(why),
+        }
+        match self.others(token, wanted).await {
+            Ok(Some(found)) => return Ok(TokenUser { user: authenticated(found.user), ..found }),
+            Ok(None) => {}
+            Err(why) => errors.extend(why),
+        }
+        match errors.is_empty() {
+            true => Err("invalid bearer token".to_owned()),
+            false => Err(format!("[invalid bearer token, {}]", errors.join(", "))),
+        }
+    }
+
+    /// Bootstrap tokens, the OIDC issuer, the webhook.
+    async fn others(&self, token: &str, wanted: &[String]) -> Result<Option<TokenUser>, Vec<String>> {
+        // Who knows no audiences speaks for this server's own.
+        let audiences: Vec<String> = wanted.iter().filter(|a| self.issuer.audiences().contains(a)).cloned().collect();
+        let found = |user: User| (!audiences.is_empty()).then(|| TokenUser { user, audiences: audiences.clone() });
+        if self.bootstrap_tokens {
+            let user = bootstrap::authenticate(token, self.clock.now(), self.reader.as_ref()).await;
+            if let Some(user) = user {
+                return Ok(found(user));
+            }
+        }
+        let mut errors = Vec::new();
+        if let Some(oidc) = &self.oidc {
+            match oidc.authenticate(token).await {
+                Ok(Some(user)) => return Ok(found(user)),
+                Ok(None) => {}
+                Err(why) => errors.push(why),
+            }
+        }
+        if let Some(webhook) = &self.webhook {
+            match webhook.authenticate(token, wanted).await {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(why) => errors.push(why),
+            }
+        }
+        if errors.is_empty() { Ok(None) } else { Err(errors) }
+    }
+
+    /// Takes off what only tells this server who asks.
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        if let Some(known) = &self.request_headers {
+            known.strip(headers);
         }
     }
 }

@@ -1,22 +1,28 @@
-//! Who may do what: superusers, then the node authorizer, then RBAC.
+//! Who may do what: superusers, then the chain of authorizers: by default the node authorizer, then RBAC.
 //!
 //! Invariants:
-//! - AZ-1: everything not allowed is denied; there are no deny rules.
+//! - AZ-1: everything not allowed is denied; of the authorizers only a webhook can end the chain with a no.
 //! - AZ-2: a denial is only given after the policy was read no older than the last write acknowledged before it.
 
+mod abac;
+mod chain;
 mod node;
-pub use node::node_of;
 mod rbac;
 pub mod rules;
+mod webhook;
 
 use std::sync::Arc;
 
 use crate::attributes::{RequestInfo, User};
 use crate::cache::ObjectReader;
+use chain::Mode;
 
+pub use chain::AuthorizationConfig;
+pub use node::node_of;
 pub use rbac::Rbac;
 pub use rules::Rule;
 use rules::{Asked, go_quote};
+pub use webhook::AuthorizationWebhookConfig;
 
 /// Members may do everything, whatever the policy says.
 pub const MASTERS: &str = "system:masters";
@@ -30,6 +36,8 @@ pub struct Attributes {
     pub user: User,
     pub verb: String,
     pub group: String,
+    /// Only webhooks are told.
+    pub version: String,
     pub resource: String,
     pub subresource: String,
     pub namespace: String,
@@ -53,6 +61,7 @@ impl Attributes {
             user: user.clone(),
             verb: info.verb.clone(),
             group: info.group.clone(),
+            version: info.version.clone(),
             resource: info.resource.clone(),
             subresource: info.subresource.clone(),
             namespace: info.namespace.clone(),
@@ -138,7 +147,10 @@ fn equalities(selector: &str) -> Vec<(String, String)> {
 pub enum Decision {
     /// With upstream's reason, often empty.
     Allow(String),
+    /// Nobody allows it.
     Deny(String),
+    /// Somebody denies it, whatever others would say.
+    Refuse(String),
 }
 
 impl Decision {
@@ -147,7 +159,7 @@ impl Decision {
     }
 
     pub fn reason(&self) -> &str {
-        let (Self::Allow(reason) | Self::Deny(reason)) = self;
+        let (Self::Allow(reason) | Self::Deny(reason) | Self::Refuse(reason)) = self;
         reason
     }
 }
@@ -156,37 +168,74 @@ impl Decision {
 pub struct Authorizer {
     reader: Arc<dyn ObjectReader>,
     rbac: Rbac,
+    chain: Vec<Mode>,
 }
 
 impl Authorizer {
+    /// The default chain.
     pub fn new(reader: Arc<dyn ObjectReader>) -> Self {
-        Self { rbac: Rbac::new(reader.clone()), reader }
+        Self::with_chain(reader, vec![Mode::Node, Mode::Rbac])
+    }
+
+    fn with_chain(reader: Arc<dyn ObjectReader>, chain: Vec<Mode>) -> Self {
+        Self { rbac: Rbac::new(reader.clone()), reader, chain }
     }
 
     pub async fn authorize(&self, attributes: &Attributes) -> Decision {
         if attributes.user.groups.iter().any(|g| g == MASTERS) {
             return Decision::Allow(String::new());
         }
-        let first = self.decide(attributes);
-        if first.allowed() {
-            return first;
+        let mut reasons = Vec::new();
+        let mut rest = self.chain.as_slice();
+        while let Some(first) = rest.first() {
+            // AZ-2: those that read the cache are asked together, again when it is fresh.
+            let (decision, left) = match first.reads_cache() {
+                true => {
+                    let (cached, left) = rest.split_at(rest.iter().take_while(|mode| mode.reads_cache()).count());
+                    let early = self.decide(cached, attributes);
+                    if early.allowed() {
+                        return early;
+                    }
+                    self.reader.fresh().await;
+                    (self.decide(cached, attributes), left)
+                }
+                false => (first.ask(attributes).await, &rest[1..]),
+            };
+            match decision {
+                Decision::Deny(reason) => reasons.push(reason),
+                Decision::Refuse(reason) => {
+                    reasons.push(reason);
+                    return Decision::Refuse(joined(reasons));
+                }
+                allowed @ Decision::Allow(_) => return allowed,
+            }
+            rest = left;
         }
-        self.reader.fresh().await;
-        self.decide(attributes)
+        Decision::Deny(joined(reasons))
     }
 
-    fn decide(&self, attributes: &Attributes) -> Decision {
+    fn decide(&self, modes: &[Mode], attributes: &Attributes) -> Decision {
         let mut reasons = Vec::new();
-        match node::authorize(self.reader.as_ref(), attributes) {
-            Decision::Allow(reason) => return Decision::Allow(reason),
-            Decision::Deny(reason) => reasons.push(reason),
+        for mode in modes {
+            let decision = match mode {
+                Mode::Node => node::authorize(self.reader.as_ref(), attributes),
+                _ => self.rbac.authorize(attributes),
+            };
+            match decision {
+                Decision::Deny(reason) => reasons.push(reason),
+                other => return other,
+            }
         }
-        match self.rbac.authorize(attributes) {
-            Decision::Allow(reason) => return Decision::Allow(reason),
-            Decision::Deny(reason) => reasons.push(reason),
+        Decision::Deny(joined(reasons))
+    }
+
+    /// What self-reviews show: the rules of every authorizer that has some, with the errors met.
+    pub async fn all_rules_for(&self, user: &User, namespace: &str) -> (Vec<Rule>, Vec<String>) {
+        let (mut rules, mut errors) = self.rules_for(user, namespace).await;
+        for mode in &self.chain {
+            mode.add_rules(user, namespace, &mut rules, &mut errors);
         }
-        reasons.retain(|r| !r.is_empty());
-        Decision::Deny(reasons.join("\n"))
+        (rules, errors)
     }
 
     /// Every RBAC rule that applies to the user in a namespace ("" for cluster-wide rules only), with the errors met.
@@ -200,6 +249,11 @@ impl Authorizer {
         self.reader.fresh().await;
         self.rbac.role_rules(kind, namespace, name)
     }
+}
+
+fn joined(mut reasons: Vec<String>) -> String {
+    reasons.retain(|reason| !reason.is_empty());
+    reasons.join("\n")
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ pub fn objects(server: &ApiServer) -> Vec<Wanted> {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-        "data": {"client-ca-file": config.client_ca_pem},
+        "data": crate::authn::published(&config.client_ca_pem, config.authentication.request_header.as_ref()),
     });
     let cidr = json!({
         "apiVersion": "networking.k8s.io/v1",

@@ -75,6 +75,8 @@ impl World {
             max_request_bytes: 1 << 20,
             admission: crate::admission::AdmissionConfig::default(),
             max_requests_in_flight: 600,
+            authentication: Default::default(),
+            authorization: Default::default(),
         };
         let database = store::SqliteConfig::new(dir.path().join("kedge.db"), clock.clone());
         let store = store::SqliteStore::open(database).await.expect("store");

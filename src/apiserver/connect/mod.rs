@@ -22,7 +22,7 @@ use apimachinery::gvk::GroupResource;
 use apimachinery::status::Status;
 use serde_json::Value;
 
-pub use kubelet::Kubelets;
+pub use kubelet::{Kubelets, Target};
 
 use crate::admission::{AdmissionRequest, Operation};
 use crate::cache::{Object, ObjectReader as _};

@@ -133,6 +133,8 @@ fn config() -> Config {
         max_request_bytes: 3 * 1024 * 1024,
         admission: crate::admission::AdmissionConfig::default(),
         max_requests_in_flight: 600,
+        authentication: Default::default(),
+        authorization: Default::default(),
     }
 }
 

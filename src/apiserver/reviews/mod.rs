@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::Server;
 use crate::attributes::{RequestInfo, User};
-use crate::authz::{Attributes, node_of};
+use crate::authz::{Attributes, Decision, node_of};
 
 /// A resource of which only reviews are made.
 pub fn is_review(group: &str, resource: &str) -> bool {
@@ -129,6 +129,7 @@ async fn access(server: &Server, user: User, object: &mut Value) {
             user,
             verb: text(&resource["verb"]),
             group: text(&resource["group"]),
+            version: text(&resource["version"]),
             resource: text(&resource["resource"]),
             subresource: text(&resource["subresource"]),
             namespace: text(&resource["namespace"]),
@@ -140,6 +141,9 @@ async fn access(server: &Server, user: User, object: &mut Value) {
     };
     let decision = server.authorizer.authorize(&attributes).await;
     let mut status = json!({"allowed": decision.allowed()});
+    if matches!(decision, Decision::Refuse(_)) {
+        status["denied"] = true.into();
+    }
     if !decision.reason().is_empty() {
         status["reason"] = decision.reason().into();
     }
@@ -157,7 +161,7 @@ async fn rules(server: &Server, user: &User, object: &mut Value) -> Result<(), S
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
-    let (found, mut errors) = server.authorizer.rules_for(user, &namespace).await;
+    let (found, mut errors) = server.authorizer.all_rules_for(user, &namespace).await;
     let (mut resources, mut paths) = (Vec::new(), Vec::new());
     for rule in found {
         match rule.resources.is_empty() {

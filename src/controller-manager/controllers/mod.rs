@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::manager::{Context, Controller};
 
+mod bootstrap_tokens;
 mod certificates;
 mod clusterrole_aggregation;
 pub mod cronjob;
@@ -62,6 +63,8 @@ pub fn all(cx: &Context) -> Vec<Arc<dyn Controller>> {
         protection::attributes_classes(cx),
         clusterrole_aggregation::new(cx),
         resourcequota::new(cx),
+        bootstrap_tokens::cleaner(cx),
+        bootstrap_tokens::signer(cx),
         certificates::new(cx),
     ]
 }

@@ -39,7 +39,10 @@ fn charges_until_full() {
     let spec = json!({});
     let room =
         quota(spec.clone(), json!({"requests.cpu": "1", "pods": "3"}), json!({"requests.cpu": "0", "pods": "2"}));
-    assert_eq!(used(check(&[room.clone()], &pod("500m"), &[], now())), r#"{"pods":"3","requests.cpu":"500m"}"#);
+    assert_eq!(
+        used(check(std::slice::from_ref(&room), &pod("500m"), &[], now())),
+        r#"{"pods":"3","requests.cpu":"500m"}"#
+    );
     let full =
         quota(spec.clone(), json!({"requests.cpu": "1", "pods": "3"}), json!({"requests.cpu": "600m", "pods": "2"}));
     assert_eq!(
@@ -81,7 +84,7 @@ fn limited_resources_need_a_quota() {
     let claim = json!({"spec": {"storageClassName": "gold", "resources": {"requests": {"storage": "1Gi"}}}});
     let ask = ask("", "persistentvolumeclaims", claim, None);
     assert_eq!(
-        check(&[], &ask, &[limited.clone()], now()).expect_err("limited"),
+        check(&[], &ask, std::slice::from_ref(&limited), now()).expect_err("limited"),
         "insufficient quota to consume: gold.storageclass.storage.k8s.io/requests.storage"
     );
     let name = "gold.storageclass.storage.k8s.io/requests.storage";
