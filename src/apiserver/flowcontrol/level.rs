@@ -51,7 +51,7 @@ pub fn limits(levels: &[Value], seats: i64) -> Vec<Limits> {
     levels.iter().map(|level| limits_of(level, seats, sum)).collect()
 }
 
-fn part<'a>(level: &'a Value) -> &'a Value {
+fn part(level: &Value) -> &Value {
     &level["spec"][if is_exempt(level) { "exempt" } else { "limited" }]
 }
 
