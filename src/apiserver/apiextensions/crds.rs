@@ -13,7 +13,8 @@ use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
 use tracing::{info, warn};
 
-use super::definition::{Definition, essence};
+use super::definition::{Definition, condition, essence};
+use super::openapi::Documents;
 use super::{objects, strategy};
 use crate::cache::{Cache, ObjectReader as _, Restore, SelectableFields};
 use crate::{Kinds, Object};
@@ -26,17 +27,19 @@ pub struct Crds {
     kinds: Arc<Kinds>,
     cache: Arc<Cache>,
     known: Mutex<BTreeMap<String, Known>>,
+    pub(super) documents: Documents,
 }
 
 struct Known {
     essence: Value,
+    terminating: bool,
     served: Option<Arc<Definition>>,
 }
 
 impl Crds {
     /// Serves what is defined already, then follows.
     pub async fn start(kinds: Arc<Kinds>, cache: Arc<Cache>, tasks: &TaskGroup) -> Arc<Self> {
-        let this = Arc::new(Self { kinds, cache, known: Mutex::default() });
+        let this = Arc::new(Self { kinds, cache, known: Mutex::default(), documents: Documents::default() });
         // The subscription comes first: what changes while the present is read is seen twice, never missed.
         if let Some(mut changes) = this.cache.subscribe(KEY) {
             this.sync().await;
@@ -95,10 +98,20 @@ impl Crds {
         for object in &present {
             let crd = object.value();
             let essence = essence(&crd);
+            let terminating = condition(&crd, "Terminating");
             let before = {
-                let known = self.known.lock();
-                match known.get(&object.meta.name) {
-                    Some(known) if known.essence == essence => continue,
+                let mut known = self.known.lock();
+                match known.get_mut(&object.meta.name) {
+                    Some(known) if known.essence == essence && known.terminating == terminating => continue,
+                    Some(known) if known.essence == essence => {
+                        // The objects and their form stay as they are.
+                        known.terminating = terminating;
+                        let same = known.served.take();
+                        known.served =
+                            same.map(|same| Arc::new(Definition { terminating, ..Definition::clone(&same) }));
+                        changed = true;
+                        continue;
+                    }
                     Some(known) => known.served.clone(),
                     None => None,
                 }
@@ -116,9 +129,10 @@ impl Crds {
                 (None, None) => {}
             }
             changed |= before.is_some() || served.is_some();
-            self.known.lock().insert(object.meta.name.clone(), Known { essence, served });
+            self.known.lock().insert(object.meta.name.clone(), Known { essence, terminating, served });
         }
         if changed {
+            self.documents.clear();
             let known = self.known.lock();
             let definitions = known.values().filter_map(|known| known.served.as_ref());
             self.kinds.replace_custom(definitions.flat_map(strategy::kinds).collect());

@@ -17,7 +17,7 @@ use super::jsonpath::JsonPath;
 use super::structural::Node;
 
 /// The definition of one custom resource.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Definition {
     /// `foos.example.com`
     pub name: String,
@@ -83,12 +83,7 @@ pub fn condition(crd: &Value, ty: &str) -> bool {
 
 /// What of a stored definition decides how its resource is served: equal parts need no new [`Definition`].
 pub fn essence(crd: &Value) -> Value {
-    serde_json::json!([
-        crd["spec"],
-        crd["status"]["acceptedNames"],
-        condition(crd, "Established"),
-        condition(crd, "Terminating"),
-    ])
+    serde_json::json!([crd["spec"], crd["status"]["acceptedNames"], condition(crd, "Established"),])
 }
 
 impl Definition {

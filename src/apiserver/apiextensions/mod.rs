@@ -15,6 +15,8 @@ mod formats;
 mod jsonpath;
 mod lists;
 mod objects;
+mod openapi;
+mod openapi_v2;
 pub mod route;
 mod rules;
 pub mod scale;
