@@ -5,6 +5,7 @@
 //!   difference to the cache.
 //! - IN-2: the cache is updated before the handlers are called, so a handler always finds at least what it was told.
 //! - IN-3: handlers never block: they enqueue keys.
+//! - IN-5: a stopped informer is empty, and its handlers were told so; started again it is the same informer.
 //! - IN-4: cached objects carry no managedFields.
 
 use std::any::{Any, TypeId};
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use component_base::{Backoff, Ready, SharedClock, TaskGroup};
+use component_base::{Backoff, CancellationToken, Ready, SharedClock, TaskGroup};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::api::{DynamicObject, ListParams, PartialObjectMeta, WatchEvent, WatchParams};
@@ -273,7 +274,12 @@ pub struct Informers {
     client: Client,
     tasks: TaskGroup,
     clock: SharedClock,
-    known: Arc<Mutex<HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>>>,
+    known: Arc<Mutex<HashMap<(TypeId, String), Known>>>,
+}
+
+struct Known {
+    informer: Arc<dyn Any + Send + Sync>,
+    running: CancellationToken,
 }
 
 impl Informers {
@@ -304,9 +310,15 @@ impl Informers {
 
     /// Metadata of any resource, all namespaces.
     pub fn metadata(&self, resource: &ApiResource) -> Informer<PartialObjectMeta<DynamicObject>> {
-        let name = format!("{}/{}", resource.api_version, resource.plural);
-        let id = (TypeId::of::<PartialObjectMeta<DynamicObject>>(), name.clone());
+        let (id, name) = metadata_id(resource);
         self.get_or_start(id, name, || MetadataOnly(Api::all_with(self.client.clone(), resource)))
+    }
+
+    /// Stops what [`Self::metadata`] started, for a resource that is served no more: its objects are told as deleted.
+    pub fn stop_metadata(&self, resource: &ApiResource) {
+        if let Some(known) = self.known.lock().get(&metadata_id(resource).0) {
+            known.running.cancel();
+        }
     }
 
     fn get_or_start<K, S>(&self, id: (TypeId, String), name: String, source: impl FnOnce() -> S) -> Informer<K>
@@ -315,14 +327,30 @@ impl Informers {
         S: Source<K>,
     {
         let mut known = self.known.lock();
-        if let Some(informer) = known.get(&id).and_then(|any| any.downcast_ref::<Informer<K>>()) {
-            return informer.clone();
+        let before = known.get(&id);
+        let same = before.and_then(|known| known.informer.downcast_ref::<Informer<K>>()).cloned();
+        if let (Some(informer), Some(known)) = (&same, before) {
+            if !known.running.is_cancelled() {
+                return informer.clone();
+            }
         }
-        let informer = Informer::new();
-        known.insert(id, Arc::new(informer.clone()));
-        self.tasks.spawn(run(name, source(), informer.clone(), self.clock.clone()));
+        let informer = same.unwrap_or_else(Informer::new);
+        let running = CancellationToken::new();
+        known.insert(id, Known { informer: Arc::new(informer.clone()), running: running.clone() });
+        let (followed, source, clock) = (informer.clone(), source(), self.clock.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = run(name, source, followed.clone(), clock) => {}
+                () = running.cancelled() => followed.replace(Vec::new()),
+            }
+        });
         informer
     }
+}
+
+fn metadata_id(resource: &ApiResource) -> ((TypeId, String), String) {
+    let name = format!("{}/{}", resource.api_version, resource.plural);
+    ((TypeId::of::<PartialObjectMeta<DynamicObject>>(), name.clone()), name)
 }
 
 async fn run<K: Resource + Send + Sync + 'static>(

@@ -54,7 +54,10 @@ impl Converter {
         })
     }
 
-    pub fn is_webhook(&self) -> bool {
-        matches!(self, Self::Webhook(_))
+    pub fn webhook(&self) -> Option<&Webhook> {
+        match self {
+            Self::None => None,
+            Self::Webhook(webhook) => Some(webhook),
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use component_base::TaskGroup;
 use parking_lot::Mutex;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
 use tracing::{info, warn};
 
+use super::conversion::Converter;
 use super::definition::{Definition, condition, essence};
 use super::openapi::Documents;
 use super::{objects, strategy};
@@ -165,8 +167,11 @@ fn read(definition: &Definition, value: &mut Value) -> bool {
     let version = stored.rsplit_once('/').map_or("", |(_, version)| version);
     let schema = definition.version(version).map_or(&definition.storage().schema, |version| &version.schema);
     objects::restore(value, schema);
-    if stored != expected && !definition.conversion.is_webhook() {
-        value["apiVersion"] = expected.into();
+    if stored != expected {
+        match definition.conversion {
+            Converter::None => value["apiVersion"] = expected.into(),
+            Converter::Webhook(_) => definition.mixed.store(true, Ordering::Relaxed),
+        }
     }
     *value != before
 }

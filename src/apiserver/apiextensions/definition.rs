@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::LazyLock;
+use std::sync::atomic::AtomicBool;
 
 use api::{Scope, Subresource};
 use parking_lot::Mutex;
@@ -34,6 +35,8 @@ pub struct Definition {
     /// The stored one of [`Self::versions`].
     pub storage: usize,
     pub conversion: Converter,
+    /// Objects of other versions than the stored one were read, which a webhook has to convert.
+    pub mixed: Arc<AtomicBool>,
     /// Being deleted: no more objects are made.
     pub terminating: bool,
 }
@@ -113,6 +116,7 @@ impl Definition {
             storage: listed.iter().position(|version| version["storage"] == true)?,
             conversion: Converter::read(crd),
             terminating: condition(crd, "Terminating"),
+            mixed: Arc::default(),
             group,
             kind,
             versions,

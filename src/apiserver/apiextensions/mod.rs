@@ -24,7 +24,9 @@ pub mod strategy;
 mod structural;
 mod table;
 mod validate;
+mod webhook;
 
 pub use crds::{Crds, KEY};
 pub use definition::{Definition, Version};
 pub use strategy::{CustomResource, of};
+pub use webhook::convert;

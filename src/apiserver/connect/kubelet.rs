@@ -110,6 +110,19 @@ impl Target {
         headers: HeaderMap,
         content: Body,
     ) -> io::Result<Response<Incoming>> {
+        self.send_as(&self.host, tasks, method, path_and_query, headers, content).await
+    }
+
+    /// The same to a server that is known by another name than its address.
+    pub async fn send_as(
+        &self,
+        name: &str,
+        tasks: &TaskGroup,
+        method: Method,
+        path_and_query: &str,
+        headers: HeaderMap,
+        content: Body,
+    ) -> io::Result<Response<Incoming>> {
         let connecting = TcpStream::connect((self.host.trim_matches(['[', ']']), self.port));
         let stream = tokio::time::timeout(CONNECT, connecting)
             .await
@@ -121,12 +134,13 @@ impl Target {
         let mut request =
             Request::builder().method(method).uri(path_and_query).body(content).map_err(io::Error::other)?;
         *request.headers_mut() = headers;
-        let authority = self.authority().parse().map_err(io::Error::other)?;
+        let authority = if name == self.host { self.authority() } else { name.to_owned() };
+        let authority = authority.parse().map_err(io::Error::other)?;
         request.headers_mut().insert("host", authority);
         match &self.tls {
             None => exchange(tasks, TokioIo::new(stream), request).await,
             Some(config) => {
-                let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
+                let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
                 let handshake = TlsConnector::from(config.clone()).connect(name, stream);
                 let stream = tokio::time::timeout(CONNECT, handshake)
                     .await

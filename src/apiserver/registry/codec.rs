@@ -334,7 +334,7 @@ impl Versions for OtherVersions<'_> {
             .find(|kind| kind.storage_key == self.cx.kind.storage_key && kind.api_version() == api_version)?;
         let mut value = object.clone();
         if self.cx.custom().is_none() {
-            super::conversion::to_storage(self.cx, &mut value);
+            super::conversion::builtin_to_storage(self.cx, &mut value);
             other.strategy.from_storage(&mut value);
         }
         value["apiVersion"] = api_version.into();

@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use super::options::{DeleteOptions, ListOptions};
-use super::{Cx, delete, list};
+use super::{Cx, conversion, delete, list};
 use crate::Body;
 use crate::wire::respond;
 
@@ -26,6 +26,7 @@ pub async fn delete_collection(cx: &Cx, body: Bytes) -> Result<Response<Body>, S
             outcome?;
         }
     }
+    conversion::prepare(cx, &page.items).await?;
     let json = list::encode(cx, &page)?;
     Ok(respond::json(200, json, &cx.accepted, &cx.headers))
 }

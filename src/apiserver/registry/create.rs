@@ -68,7 +68,7 @@ async fn attempt(cx: &Cx, mut object: Value, options: &WriteOptions) -> Result<V
     let name = meta::text(&object, "name").to_owned();
     let key = cx.key(&name);
     let mut stored = object.clone();
-    conversion::to_storage(cx, &mut stored);
+    conversion::to_storage(cx, &mut stored).await?;
     if options.dry_run {
         let existing = cx.current(&key).await;
         return match existing {

@@ -62,6 +62,7 @@ pub async fn delete_named(cx: &Cx, name: &str, options: &DeleteOptions) -> Resul
     let mut current = cx.current(&key).await;
     for _ in 0..TRIES {
         let Some(object) = current else { return Err(cx.not_found(name)) };
+        conversion::prepare(cx, std::slice::from_ref(&object)).await?;
         let value = cx.served_value(&object);
         check_preconditions(cx, &object, &options)?;
         admission.validate_delete(&value).await?;
@@ -142,7 +143,7 @@ async fn attempt(
     let mut last = old.clone();
     if marks {
         let mut stored = marked.clone();
-        conversion::to_storage(cx, &mut stored);
+        conversion::to_storage(cx, &mut stored).await?;
         match cx.put(key, &stored, Some(old)).await? {
             Written::Done(written) => last = written,
             Written::Lost(found) => return Ok(Attempt::Lost(found)),

@@ -30,7 +30,9 @@ pub async fn read(cx: &Cx, name: &str) -> Result<Arc<Object>, Status> {
             wait_for(cx, wanted).await?;
         }
     }
-    cx.resource.get(&cx.key(name)).ok_or_else(|| cx.not_found(name))
+    let object = cx.resource.get(&cx.key(name)).ok_or_else(|| cx.not_found(name))?;
+    super::conversion::prepare(cx, std::slice::from_ref(&object)).await?;
+    Ok(object)
 }
 
 /// Waits until the cache has reached `wanted`.

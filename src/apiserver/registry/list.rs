@@ -25,6 +25,7 @@ use crate::{Body, Object};
 pub async fn list(cx: &Cx) -> Result<Response<Body>, Status> {
     let options = ListOptions::parse(cx, false)?;
     let page = select(cx, &options).await?;
+    conversion::prepare(cx, &page.items).await?;
     if cx.accepted.format == Format::Protobuf && cx.accepted.transform.is_none() {
         let content = encode_protobuf(cx, &page);
         return Ok(respond::bytes(200, Format::Protobuf.content_type(), content.into(), &cx.headers));

@@ -58,6 +58,7 @@ pub(crate) struct Cx {
     pub resource: Arc<ResourceCache>,
     pub accepted: Accepted,
     pub notes: RequestNotes,
+    pub converted: conversion::Converted,
 }
 
 impl Cx {
@@ -152,8 +153,17 @@ pub(crate) async fn handle(
             return respond::status(&status, &plain, &headers);
         }
     };
-    let cx =
-        Cx { server: server.clone(), info, user, headers, kind, resource, accepted, notes: RequestNotes::default() };
+    let cx = Cx {
+        server: server.clone(),
+        info,
+        user,
+        headers,
+        kind,
+        resource,
+        accepted,
+        notes: RequestNotes::default(),
+        converted: Default::default(),
+    };
     if let Some(warning) = cx.kind.strategy.deprecation() {
         cx.warn(warning);
     }

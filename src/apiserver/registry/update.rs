@@ -1,5 +1,7 @@
 //! UPDATE, and the read-modify-write loop that every change of an existing object goes through.
 
+use std::sync::Arc;
+
 use ::http::Response;
 use apimachinery::gvk::GroupKind;
 use apimachinery::status::Status;
@@ -135,13 +137,14 @@ enum Outcome {
     Lost(super::Current),
 }
 
-async fn attempt(cx: &Cx, change: &Change<'_>, key: &Bytes, old: &Object) -> Result<Outcome, Status> {
+async fn attempt(cx: &Cx, change: &Change<'_>, key: &Bytes, old: &Arc<Object>) -> Result<Outcome, Status> {
     let name = &cx.info.name;
     if let Some(uid) = &change.uid_precondition {
         if *uid != old.meta.uid {
             return Err(uid_conflict(cx, name, uid, &old.meta.uid));
         }
     }
+    conversion::prepare(cx, std::slice::from_ref(old)).await?;
     let old_value = cx.served_value(old);
     let mut object = (change.make)(Some(&old_value))?;
     let admission = Admission::new(cx, Operation::Update, name, change.options.dry_run);
@@ -177,7 +180,7 @@ async fn finish(cx: &Cx, key: &Bytes, old: &Object, mut object: Value, dry_run: 
         });
     }
     let mut stored = object.clone();
-    conversion::to_storage(cx, &mut stored);
+    conversion::to_storage(cx, &mut stored).await?;
     match cx.put(key, &stored, Some(old)).await? {
         Written::Done(written) => {
             let revision = written.revision.to_string();

@@ -172,8 +172,14 @@ impl Stream {
         }
         let mut out = Vec::new();
         while out.len() < CHUNK {
+            if self.error.is_some() {
+                break;
+            }
             let source = self.source.as_mut()?;
             if let Some(object) = source.initial.pop_front() {
+                if !self.ready(&object).await {
+                    continue;
+                }
                 if !self.encoder.object(&mut out, EventType::Added, &object) {
                     self.source = None;
                     break;
@@ -185,6 +191,9 @@ impl Stream {
                 continue;
             }
             if let Some(delivery) = source.watcher.try_next() {
+                if !self.ready(&delivery.object()).await {
+                    continue;
+                }
                 if !self.encoder.delivery(&mut out, &delivery) {
                     self.source = None;
                     break;
@@ -203,32 +212,58 @@ impl Stream {
             };
             match step {
                 Step::Event(Some(delivery)) => {
+                    if !self.ready(&delivery.object()).await {
+                        continue;
+                    }
                     if !self.encoder.delivery(&mut out, &delivery) {
                         self.source = None;
                         break;
                     }
                 }
-                Step::Bookmark => self.periodic_bookmark(&mut out),
+                Step::Bookmark => self.periodic_bookmark(&mut out).await,
                 Step::Event(None) => self.source = None,
                 Step::End => {
                     if self.bookmarks {
-                        self.periodic_bookmark(&mut out);
+                        self.periodic_bookmark(&mut out).await;
                     }
                     self.source = None;
                     break;
                 }
             }
         }
+        if let (true, Some(status)) = (out.is_empty(), self.error.take()) {
+            self.encoder.frame(&mut out, "ERROR", &status.to_json());
+        }
         (!out.is_empty()).then(|| out.into())
     }
 
-    fn periodic_bookmark(&mut self, out: &mut Vec<u8>) {
+    /// False: the object cannot be shown in the request's version, the watch ends with the reason.
+    async fn ready(&mut self, object: &Arc<Object>) -> bool {
+        if self.encoder.same_version {
+            return true;
+        }
+        conversion::forget(&self.encoder.cx);
+        match conversion::prepare(&self.encoder.cx, std::slice::from_ref(object)).await {
+            Ok(()) => true,
+            Err(status) => {
+                self.error = Some(status);
+                self.source = None;
+                false
+            }
+        }
+    }
+
+    async fn periodic_bookmark(&mut self, out: &mut Vec<u8>) {
         let Some(source) = self.source.as_mut() else { return };
         // The revision first, then the events that are in already: they are all up to it, or later.
         let revision = source.watcher.progress();
         let mut newest = revision;
-        while let Some(delivery) = source.watcher.try_next() {
+        loop {
+            let Some(delivery) = self.source.as_mut().and_then(|source| source.watcher.try_next()) else { break };
             newest = newest.max(delivery.event.revision);
+            if !self.ready(&delivery.object()).await {
+                return;
+            }
             if !self.encoder.delivery(out, &delivery) {
                 self.source = None;
                 return;
@@ -260,6 +295,7 @@ impl Encoder {
             resource: cx.resource.clone(),
             accepted: Accepted { pretty: false, ..cx.accepted.clone() },
             notes: Default::default(),
+            converted: Default::default(),
         };
         Self { same_version: conversion::same_version(&cx), cx, columns: true }
     }

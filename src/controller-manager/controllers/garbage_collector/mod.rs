@@ -22,6 +22,7 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, 
 use kube::{Api, Client};
 use parking_lot::{Mutex, RwLock};
 use serde_json::json;
+use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use crate::error::{Error, gone_is_fine};
@@ -32,11 +33,15 @@ pub(super) mod monitors;
 mod plan;
 
 use graph::{Effects, FOREGROUND, Graph, Item, ORPHAN};
-use monitors::{Monitors, Resource, Resources};
+use monitors::{Monitors, Resource, Resources, Start};
 use plan::{Action, Observed, Owner, plan};
 
-/// How often discovery is read again.
-const REFRESH: Duration = Duration::from_secs(30);
+/// How long after a change of a definition discovery is read, and read once more: the server needs a moment to serve
+/// what was defined.
+const SETTLED: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
+/// What changes discovery: group and plural.
+const DEFINITIONS: [(&str, &str); 2] =
+    [("apiextensions.k8s.io", "customresourcedefinitions"), ("apiregistration.k8s.io", "apiservices")];
 /// An owner of a kind that nobody serves may be served later.
 const UNKNOWN_KIND: Duration = Duration::from_secs(30);
 const ABSENT: usize = 500;
@@ -74,6 +79,9 @@ struct GarbageCollector {
 impl GarbageCollector {
     async fn follow_discovery(&self) {
         let mut failures = 0;
+        let changed = Arc::new(Notify::new());
+        let mut followed = [false; DEFINITIONS.len()];
+        let mut settle = VecDeque::new();
         loop {
             match monitors::discover(&self.client).await {
                 Ok(found) => {
@@ -82,8 +90,26 @@ impl GarbageCollector {
                     for resource in &found.watched {
                         self.monitor(resource);
                     }
+                    for resource in self.monitors.stop_others(&found.watched) {
+                        debug!(resource = resource.api.plural, group = resource.api.group, "served no more");
+                        self.informers.stop_metadata(&resource.api);
+                    }
+                    for (at, (group, plural)) in DEFINITIONS.iter().enumerate() {
+                        let defines = |r: &&Arc<Resource>| r.api.group == *group && r.api.plural == *plural;
+                        if let (false, Some(resource)) = (followed[at], found.watched.iter().find(defines)) {
+                            followed[at] = true;
+                            let changed = changed.clone();
+                            self.informers.metadata(&resource.api).on_change(move |_| changed.notify_one());
+                        }
+                    }
                     *self.resources.write() = found;
-                    self.clock.sleep(REFRESH).await;
+                    if settle.is_empty() {
+                        changed.notified().await;
+                        settle.extend(SETTLED);
+                    }
+                    if let Some(pause) = settle.pop_front() {
+                        self.clock.sleep(pause).await;
+                    }
                 }
                 Err(error) => {
                     let delay = Backoff::RECONNECT.delay(failures);
@@ -96,8 +122,13 @@ impl GarbageCollector {
     }
 
     fn monitor(&self, resource: &Arc<Resource>) {
-        if !self.monitors.start(resource) {
-            return;
+        match self.monitors.start(resource) {
+            Start::Running => return,
+            Start::Again => {
+                self.informers.metadata(&resource.api);
+                return;
+            }
+            Start::First => {}
         }
         debug!(resource = resource.api.plural, group = resource.api.group, "watching owner references");
         let informer = self.informers.metadata(&resource.api);

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - GC-3: each resource is watched once, in the version that its group prefers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,10 +70,24 @@ pub async fn discover(client: &Client) -> kube::Result<Resources> {
     Ok(resources)
 }
 
+/// Whether a resource is watched already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    First,
+    /// It was served before: its handlers are in place.
+    Again,
+    Running,
+}
+
+fn key(resource: &Resource) -> (String, String, String) {
+    (resource.api.group.clone(), resource.api.version.clone(), resource.api.plural.clone())
+}
+
 /// The informers that were started.
 #[derive(Default)]
 pub struct Monitors {
-    started: Mutex<HashSet<(String, String)>>,
+    /// By group, version and plural: the resource, and whether it is watched now.
+    started: Mutex<HashMap<(String, String, String), (Arc<Resource>, bool)>>,
     filling: Mutex<Vec<(MetadataInformer, Instant)>>,
 }
 
@@ -81,9 +95,25 @@ pub struct Monitors {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Monitors {
-    /// True the first time for a resource.
-    pub fn start(&self, resource: &Resource) -> bool {
-        self.started.lock().insert((resource.api.group.clone(), resource.api.plural.clone()))
+    /// What is to be done to watch a resource.
+    pub fn start(&self, resource: &Arc<Resource>) -> Start {
+        match self.started.lock().insert(key(resource), (resource.clone(), true)) {
+            None => Start::First,
+            Some((_, false)) => Start::Again,
+            Some((_, true)) => Start::Running,
+        }
+    }
+
+    /// The resources that were watched and are not among `wanted` any more.
+    pub fn stop_others(&self, wanted: &[Arc<Resource>]) -> Vec<Arc<Resource>> {
+        let mut gone = Vec::new();
+        for (known, (resource, watched)) in self.started.lock().iter_mut() {
+            if *watched && !wanted.iter().any(|wanted| key(wanted) == *known) {
+                *watched = false;
+                gone.push(resource.clone());
+            }
+        }
+        gone
     }
 
     pub fn add(&self, informer: MetadataInformer, now: Instant) {
