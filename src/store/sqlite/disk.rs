@@ -93,7 +93,10 @@ pub(crate) fn open(path: &Path, quota_bytes: Option<u64>) -> Result<Connection> 
     let id: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(fail)?;
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(fail)?;
     if tables == 0 {
-        conn.execute_batch("PRAGMA auto_vacuum=INCREMENTAL").map_err(fail)?;
+        // Objects of 2 KiB fit a page of 4 KiB only once, and each page that is added writes three more (its parent, the
+        // header, the map of the vacuum). Measured, bytes written to WAL and database for each such put: pages of 4 KiB
+        // 20.4 KiB one at a time, 8.4 KiB in batches; 8 KiB 18.7 and 5.8; 16 KiB 25.2 and 5.6.
+        conn.execute_batch("PRAGMA page_size=8192; PRAGMA auto_vacuum=INCREMENTAL").map_err(fail)?;
     } else if id != APPLICATION_ID {
         return Err(Error::Corrupt {
             path: path.display().to_string(),

@@ -85,7 +85,7 @@ pub struct SqliteConfig {
     pub max_request_bytes: usize,
     /// The largest the database file may become; beyond it writes fail with [`Error::NoSpace`].
     pub quota_bytes: Option<u64>,
-    /// Pages of 4 KiB in the WAL after which it is written back to the database.
+    /// Pages of 8 KiB in the WAL after which it is written back to the database.
     pub checkpoint_pages: u32,
 }
 
@@ -104,7 +104,7 @@ impl SqliteConfig {
             // etcd's.
             max_request_bytes: 3 << 19,
             quota_bytes: None,
-            checkpoint_pages: 4096,
+            checkpoint_pages: 2048,
         }
     }
 }

@@ -26,7 +26,7 @@ const FAR_BEHIND: Revision = 200_000;
 const RETRY: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(8);
 const ROWS: usize = 256;
-const VACUUM_PAGES: u32 = 256;
+const VACUUM_PAGES: u32 = 128;
 
 pub(crate) struct Upkeep {
     /// Rows up to this id are swept.
@@ -199,7 +199,7 @@ fn answer(waiters: &mut Vec<Waiter>, result: Result<()>) {
 /// The helper's part of a checkpoint, beside the writer: again until what the writer has added meanwhile is little, but
 /// not for ever if the writer is faster. Blocking.
 pub(crate) fn checkpoint_beside(shared: &Shared) -> Result<()> {
-    const LITTLE: u32 = 256;
+    const LITTLE: u32 = 128;
     const ROUNDS: usize = 4;
     let conn = connect(shared.readers.path())?;
     for _ in 0..ROUNDS {
