@@ -24,7 +24,15 @@ impl Kv for Face {
         self.check_space()?;
         self.check_size(request.encoded_len())?;
         drop(request);
-        let mut response = self.store.txn(TxnRequest::ops(vec![Op::Put(put)])).await.map_err(errors::status)?;
+        let lease = put.lease;
+        let mut response = match self.store.txn(TxnRequest::ops(vec![Op::Put(put)])).await {
+            Ok(response) => response,
+            // Outside a transaction etcd looks for the lease before the key.
+            Err(Error::KeyNotFound) if lease != 0 && !self.store.leases().await.is_ok_and(|l| l.contains(&lease)) => {
+                return Err(errors::status(Error::LeaseNotFound(lease)));
+            }
+            Err(error) => return Err(errors::status(error)),
+        };
         let prev_kv = match response.responses.pop() {
             Some(OpResponse::Put { prev_kv }) => prev_kv.map(Into::into),
             _ => None,

@@ -38,7 +38,14 @@ fn start(port: u16, args: &[&str]) -> (Child, tokio::io::Lines<BufReader<tokio::
     (child, lines)
 }
 
-fn available() -> bool {
+/// What it says, whether it succeeds or not.
+#[allow(clippy::disallowed_methods)] // A test's own helper process.
+pub async fn output(args: &[&str]) -> String {
+    let output = Command::new("etcdctl").env("ETCDCTL_API", "3").args(args).kill_on_drop(true).output().await.unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+pub fn available() -> bool {
     std::path::Path::new("/usr/bin/etcdctl").exists()
 }
 

@@ -5,6 +5,7 @@ mod etcdctl;
 mod fuzz;
 mod harness;
 mod streams;
+mod transports;
 
 use std::sync::Arc;
 
