@@ -1,8 +1,8 @@
 //! From stored definitions to served kinds: follows the definitions and keeps [`Kinds`] and the cache in step.
 //!
 //! Invariants:
-//! - XC-1: a resource's cache is loaded before its kinds can be found, and its kinds are gone before its cache is.
-//! - XC-2: a change that means nothing for serving touches nothing: watches go on.
+//! - XK-1: a resource's cache is loaded before its kinds can be found, and its kinds are gone before its cache is.
+//! - XK-2: a change that means nothing for serving touches nothing: watches go on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
