@@ -27,6 +27,7 @@ pub mod registry;
 pub mod reviews;
 pub mod serviceaccount;
 pub mod tls;
+pub mod webhooks;
 pub mod wire;
 
 use std::net::IpAddr;
@@ -155,6 +156,8 @@ pub struct Server {
     pub authenticator: authn::Authenticator,
     pub authorizer: Arc<authz::Authorizer>,
     pub admission: admission::Admission,
+    /// Calls the webhooks of admission and of custom resources.
+    pub webhooks: Arc<webhooks::Caller>,
     /// Cluster IPs and node ports.
     pub services: alloc::ServiceAllocator,
     pub health: nonresource::Health,
@@ -181,7 +184,14 @@ impl ApiServer {
         let authenticator =
             authn::Authenticator::new(cache.clone(), issuer.clone(), clock.clone(), config.static_tokens.clone())
                 .configured(&config.authentication, &config.client_ca_pem, &tasks)?;
-        let admission = admission::Admission::new(&config.admission, authorizer.clone(), clock.clone())?;
+        let webhooks = Arc::new(webhooks::Caller::new(tasks.clone(), clock.clone()));
+        let admission = admission::Admission::new(
+            &config.admission,
+            authorizer.clone(),
+            clock.clone(),
+            kinds.clone(),
+            webhooks.clone(),
+        )?;
         let services =
             alloc::ServiceAllocator::load(config.service_cidr, config.node_port_range.clone(), &kinds, cache.as_ref());
         let kubelets = connect::Kubelets::new(config.kubelet_client.as_ref())?;
@@ -202,6 +212,7 @@ impl ApiServer {
             authenticator,
             authorizer,
             admission,
+            webhooks,
             services,
             health,
             kubelets,

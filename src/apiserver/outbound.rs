@@ -193,7 +193,7 @@ impl Remote {
     }
 }
 
-fn system_roots() -> Result<String, String> {
+pub(crate) fn system_roots() -> Result<String, String> {
     let found = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read_to_string(path).ok());
     found.ok_or_else(|| "this machine has no list of trusted authorities: name a certificate authority".to_owned())
 }

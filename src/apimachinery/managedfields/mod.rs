@@ -8,6 +8,7 @@
 //! - MF-9: no path is lost from a value: whatever an apply does not own stays as it is.
 //! - MF-10: an entry's time changes only if its set did, or its apply changed the object.
 
+mod configuration;
 mod entries;
 mod last_applied;
 mod manager;
@@ -20,6 +21,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use configuration::merge_configuration;
 pub use entries::{Entry, ManagerId, decode, encode};
 pub use manager::{apply, keep_times_if_noop, update};
 pub use path::{PathElement, PathError};

@@ -70,6 +70,11 @@ impl JsonPatch {
         Ok(Self { operations, strict_errors })
     }
 
+    /// There is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
     /// JSON pointers of the objects and lists on the operations' ways, the root among them.
     pub fn opened(&self) -> BTreeSet<String> {
         let paths = self.operations.iter().flat_map(|o| [o.get("path"), o.get("from")]).flatten();
@@ -118,19 +123,28 @@ fn apply_one(object: &mut Value, operation: &Map<String, Value>, copied: &mut us
     let path = || text("path").ok_or_else(|| format!("{kind} operation missing path field"));
     let from = || text("from").ok_or_else(|| format!("{kind} operation missing from field"));
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
-    let missing = |path: &str| format!("{kind} operation does not apply: doc is missing path: {path}");
+    let missing = |path: &str| match kind {
+        "add" | "remove" => format!("{kind} operation does not apply: doc is missing path: \"{path}\": missing value"),
+        "test" => format!("test operation does not apply: is missing path: {path}: missing value"),
+        _ => format!("{kind} operation does not apply: doc is missing path: {path}: missing value"),
+    };
+    let missing_from =
+        |path: &str| format!("{kind} operation does not apply: doc is missing from path: {path}: missing value");
+    let missing_to =
+        |path: &str| format!("{kind} operation does not apply: doc is missing destination path: {path}: missing value");
+    let at = |path: &str, error: String| format!("error in {kind} for path: '{path}': {error}");
     match kind {
         "add" => {
             let path = path()?;
             let value = value();
             check_depth(path, &value)?;
             let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
-            add(parent, &key, value)
+            add(parent, &key, value).map_err(|error| at(path, error))
         }
         "remove" => {
             let path = path()?;
             let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
-            take(parent, &key).map(drop)
+            take(parent, &key).map(drop).map_err(|error| at(path, error))
         }
         "replace" => {
             let path = path()?;
@@ -155,16 +169,16 @@ fn apply_one(object: &mut Value, operation: &Map<String, Value>, copied: &mut us
         }
         "move" => {
             let from = from()?;
-            let (parent, key) = locate(object, from).ok_or_else(|| missing(from))?;
-            let moved = take(parent, &key)?;
+            let (parent, key) = locate(object, from).ok_or_else(|| missing_from(from))?;
+            let moved = take(parent, &key).map_err(|error| at(from, error))?;
             let path = path()?;
             check_depth(path, &moved)?;
-            let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
+            let (parent, key) = locate(object, path).ok_or_else(|| missing_to(path))?;
             add(parent, &key, moved)
         }
         "copy" => {
             let from = from()?;
-            let (parent, key) = locate(object, from).ok_or_else(|| missing(from))?;
+            let (parent, key) = locate(object, from).ok_or_else(|| missing_from(from))?;
             let copy = get(parent, &key)?.cloned().unwrap_or(Value::Null);
             *copied += copy.to_string().len();
             if *copied > MAX_COPIED {
@@ -174,7 +188,7 @@ fn apply_one(object: &mut Value, operation: &Map<String, Value>, copied: &mut us
             }
             let path = path()?;
             check_depth(path, &copy)?;
-            let (parent, key) = locate(object, path).ok_or_else(|| missing(path))?;
+            let (parent, key) = locate(object, path).ok_or_else(|| missing_to(path))?;
             add(parent, &key, copy)
         }
         "test" => {
@@ -247,7 +261,7 @@ fn unescape(part: &str) -> String {
 
 /// An index of an existing item; negative ones count from the end.
 fn index(key: &str, len: usize) -> Result<usize, String> {
-    let bad = || format!("Unable to access invalid index: {key}");
+    let bad = || format!("Unable to access invalid index: {key}: invalid index referenced");
     let at: i64 = key.parse().map_err(|_| bad())?;
     let len = i64::try_from(len).map_err(|_| bad())?;
     let at = if at < 0 { at + len } else { at };
@@ -283,7 +297,9 @@ fn take(parent: &mut Value, key: &str) -> Result<Value, String> {
             let at = index(key, items.len())?;
             Ok(items.remove(at))
         }
-        Value::Object(map) => map.remove(key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}")),
+        Value::Object(map) => {
+            map.remove(key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: missing value"))
+        }
         _ => Err("the parent is not a container".into()),
     }
 }

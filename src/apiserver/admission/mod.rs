@@ -3,28 +3,37 @@
 //! Invariants:
 //! - AD-1: plugins run in upstream's order, all `mutate` before any `validate`.
 //! - AD-2: a plugin reads other objects only through the [`ObjectReader`].
+//! - AD-3: what a hook changed goes once more through every plugin that mutates.
 
 mod certificates;
 mod claim_resize;
 mod config;
 mod default_ingress_class;
 mod escalation;
+mod expression;
 mod lifecycle;
 mod limit_ranger;
+mod live;
+mod matching;
 mod node_restriction;
 mod node_taint;
 mod podsecurity;
+mod policy;
 mod priority;
 mod protection;
 pub mod quota;
+mod reinvocation;
 mod runtime_class;
 mod service_account;
+mod shown;
 mod tolerations;
+mod webhook;
 
 use std::sync::Arc;
 
 pub use config::AdmissionConfig;
 pub use podsecurity::PodSecurityConfig;
+pub use reinvocation::Reinvocation;
 
 use api::Kind;
 use apimachinery::gvk::GroupResource;
@@ -33,12 +42,15 @@ use async_trait::async_trait;
 use component_base::SharedClock;
 use serde_json::Value;
 
+use crate::Server;
 use crate::attributes::User;
 use crate::authz::Authorizer;
 use crate::cache::ObjectReader;
 use crate::error::Error;
+use crate::kinds::Kinds;
 use crate::loopback::Writer;
 use crate::notes::RequestNotes;
+use crate::webhooks::Caller;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -60,6 +72,8 @@ pub struct AdmissionRequest<'a> {
     pub namespace: &'a str,
     /// "" while generateName has not been resolved.
     pub name: &'a str,
+    /// This object is deleted along with others: the request itself names none.
+    pub in_collection: bool,
     pub old_object: Option<&'a Value>,
     pub dry_run: bool,
     /// The CreateOptions, UpdateOptions, DeleteOptions of the request.
@@ -68,6 +82,9 @@ pub struct AdmissionRequest<'a> {
     pub notes: &'a RequestNotes,
     /// For what a plugin itself must write.
     pub writer: &'a dyn Writer,
+    /// For versions that only a webhook can convert between; `None` in tests.
+    pub server: Option<&'a Server>,
+    pub reinvocation: Reinvocation,
 }
 
 impl AdmissionRequest<'_> {
@@ -77,6 +94,11 @@ impl AdmissionRequest<'_> {
 
     pub fn is(&self, group: &str, resource: &str) -> bool {
         self.kind.group == group && self.kind.plural == resource
+    }
+
+    /// The name in the request, as hooks see it.
+    pub(crate) fn shown_name(&self) -> &str {
+        if self.in_collection { "" } else { self.name }
     }
 
     pub(crate) fn forbidden(&self, text: impl std::fmt::Display) -> Status {
@@ -114,6 +136,11 @@ pub trait Plugin: Send + Sync + 'static {
     async fn validate(&self, _request: &AdmissionRequest<'_>, _object: &Value) -> Result<(), Status> {
         Ok(())
     }
+
+    /// The mutating half of a deletion for who must see what is deleted.
+    async fn deleting(&self, _request: &AdmissionRequest<'_>) -> Result<(), Status> {
+        Ok(())
+    }
 }
 
 /// The plugins of a server, in order.
@@ -126,7 +153,13 @@ impl Admission {
     ///
     /// # Errors
     /// [`Error::Config`] for names of plugins that there are not.
-    pub fn new(config: &AdmissionConfig, authorizer: Arc<Authorizer>, clock: SharedClock) -> Result<Self, Error> {
+    pub fn new(
+        config: &AdmissionConfig,
+        authorizer: Arc<Authorizer>,
+        clock: SharedClock,
+        kinds: Arc<Kinds>,
+        caller: Arc<Caller>,
+    ) -> Result<Self, Error> {
         let all: Vec<(bool, Box<dyn Plugin>)> = vec![
             (true, Box::new(lifecycle::NamespaceLifecycle)),
             (true, Box::new(limit_ranger::LimitRanger)),
@@ -143,7 +176,11 @@ impl Admission {
             (true, Box::new(certificates::CertificateSigning(authorizer.clone()))),
             (true, Box::new(certificates::CertificateSubjectRestriction)),
             (true, Box::new(default_ingress_class::DefaultIngressClass)),
-            (true, Box::new(escalation::Escalation::new(authorizer))),
+            (true, Box::new(escalation::Escalation::new(authorizer.clone()))),
+            (true, Box::new(policy::MutatingPolicies::new(authorizer.clone(), kinds.clone()))),
+            (true, Box::new(webhook::MutatingWebhooks::new(authorizer.clone(), kinds.clone(), caller.clone()))),
+            (true, Box::new(policy::ValidatingPolicies::new(authorizer.clone(), kinds.clone()))),
+            (true, Box::new(webhook::ValidatingWebhooks::new(authorizer, kinds, caller))),
             (true, Box::new(quota::ResourceQuota::new(clock, config.limited_resources.clone()))),
         ];
         for (flag, names) in [("enable", &config.enable), ("disable", &config.disable)] {
@@ -167,6 +204,20 @@ impl Admission {
     pub async fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Status> {
         for plugin in &self.plugins {
             plugin.mutate(request, object).await?;
+        }
+        // AD-3
+        if request.reinvocation.next_round() {
+            for plugin in &self.plugins {
+                plugin.mutate(request, object).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A deletion, once it is known what is deleted.
+    pub async fn deleting(&self, request: &AdmissionRequest<'_>) -> Result<(), Status> {
+        for plugin in &self.plugins {
+            plugin.deleting(request).await?;
         }
         Ok(())
     }

@@ -63,8 +63,14 @@ impl Case<'_> {
             reader: self.reader.as_ref(),
             notes: &crate::notes::RequestNotes::default(),
             writer: &NoWriter,
+            in_collection: false,
+            server: None,
+            reinvocation: Reinvocation::default(),
         };
-        let admission = Admission::new(&AdmissionConfig::default(), authorizer, component_base::RealClock::shared());
+        let clock = component_base::RealClock::shared();
+        let caller = Arc::new(Caller::new(component_base::TaskGroup::new(), clock.clone()));
+        let kinds = Arc::new(Kinds::builtin());
+        let admission = Admission::new(&AdmissionConfig::default(), authorizer, clock, kinds, caller);
         admission.expect("configured").mutate(&request, object).await.map_err(|status| status.message)
     }
 }

@@ -6,22 +6,14 @@
 
 use std::time::Duration;
 
-use ::http::header::{ACCEPT, CONTENT_TYPE};
-use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use apimachinery::goformat::quote;
 use apimachinery::validation::{Path, meta};
-use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
-use super::conversion::{ServiceRef, Webhook};
-use crate::cache::ObjectReader as _;
-use crate::connect::Target;
-use crate::wire::body;
-use crate::{Server, tls};
+use super::conversion::Webhook;
+use crate::Server;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Largest answer, in bytes.
-const LIMIT: usize = 64 << 20;
 
 /// Converts objects to `desired` (`group/version`), in their order. Err: upstream's text.
 pub async fn convert(
@@ -43,7 +35,8 @@ pub async fn convert(
         "response": {"uid": "", "convertedObjects": null, "result": {"metadata": {}}},
     });
     let failed = |error: String| format!("conversion webhook for {gvk} failed: {error}");
-    let answer = post(server, webhook, &review).await.map_err(failed)?;
+    let answer =
+        server.webhooks.post(server.cache.as_ref(), &webhook.endpoint, &review, TIMEOUT).await.map_err(failed)?;
     let converted = unpack(answer, &api_version, &uid).map_err(failed)?;
     if converted.len() != objects.len() {
         return Err(format!(
@@ -153,110 +146,6 @@ fn restore_metadata(original: &Value, converted: &mut Value) -> Result<(), Strin
     }
     converted["metadata"] = metadata;
     Ok(())
-}
-
-/// Where a webhook is: whom to connect to, under which name, which path.
-struct Place {
-    target: Target,
-    /// The name on the certificate.
-    name: String,
-    path: String,
-    /// As messages show it.
-    url: String,
-}
-
-async fn post(server: &Server, webhook: &Webhook, review: &Value) -> Result<Value, String> {
-    let place = find(server, webhook)?;
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*"));
-    let failed = |error: &dyn std::fmt::Display| format!("Post {}: {error}", quote(&place.url));
-    let content = body::full(serde_json::to_vec(review).map_err(|error| failed(&error))?);
-    let exchange = async {
-        let sent = place.target.send_as(&place.name, &server.tasks, Method::POST, &place.path, headers, content).await;
-        let answer = sent.map_err(|error| failed(&error))?;
-        let code = answer.status();
-        let limited = http_body_util::Limited::new(answer.into_body(), LIMIT);
-        let bytes = limited.collect().await.map_err(|error| failed(&error))?.to_bytes();
-        read(code, &bytes)
-    };
-    tokio::select! {
-        outcome = exchange => outcome,
-        () = server.clock.sleep(TIMEOUT) => Err(failed(&"context deadline exceeded")),
-    }
-}
-
-fn read(code: StatusCode, bytes: &[u8]) -> Result<Value, String> {
-    if code.is_success() {
-        return serde_json::from_slice(bytes).map_err(|error| format!("couldn't decode the answer: {error}"));
-    }
-    let status: Option<Value> = serde_json::from_slice(bytes).ok();
-    let said = status.as_ref().filter(|status| status["kind"] == "Status").map(|status| text(status, "message"));
-    match said {
-        Some(message) if !message.is_empty() => Err(message.to_owned()),
-        _ if code.is_server_error() => {
-            let shown = quote(String::from_utf8_lossy(bytes).trim());
-            Err(format!("an error on the server ({shown}) has prevented the request from succeeding"))
-        }
-        _ if code == StatusCode::NOT_FOUND => Err("the server could not find the requested resource".to_owned()),
-        _ => Err("the server rejected our request for an unknown reason".to_owned()),
-    }
-}
-
-fn find(server: &Server, webhook: &Webhook) -> Result<Place, String> {
-    let pem = String::from_utf8_lossy(&webhook.ca_bundle);
-    let config = tls::client_config(&pem, None).map_err(|error| error.to_string())?;
-    if let Some(service) = &webhook.service {
-        let (host, port) = resolve(server, service)?;
-        let name = format!("{}.{}.svc", service.name, service.namespace);
-        let slash = if service.path.starts_with('/') { "" } else { "/" };
-        let path = format!("{slash}{}?timeout=30s", service.path);
-        let url = format!("https://{name}:{}{path}", service.port);
-        return Ok(Place { target: Target { host, port, tls: Some(config) }, name, path, url });
-    }
-    let given = webhook.url.as_deref().unwrap_or_default();
-    let uri: ::http::Uri = given.parse().map_err(|_| format!("parse {}: invalid URL", quote(given)))?;
-    let host = uri.host().unwrap_or_default().to_owned();
-    let port = uri.port_u16().unwrap_or(443);
-    let path = format!("{}?timeout=30s", if uri.path().is_empty() { "/" } else { uri.path() });
-    let name = host.trim_matches(['[', ']']).to_owned();
-    let url = format!("{}?timeout=30s", given.split('?').next().unwrap_or_default());
-    Ok(Place { target: Target { host, port, tls: Some(config) }, name, path, url })
-}
-
-/// An address of a service: one of its ready endpoints, else its cluster IP.
-fn resolve(server: &Server, service: &ServiceRef) -> Result<(String, u16), String> {
-    let object = server.cache.peek("services/specs", &service.namespace, &service.name);
-    let Some(object) = object.map(|object| object.value()) else {
-        return Err(format!("service {} not found", quote(&service.name)));
-    };
-    let spec = &object["spec"];
-    if spec["type"] == "ExternalName" {
-        return Ok((text(spec, "externalName").to_owned(), service.port));
-    }
-    let ports = spec["ports"].as_array().into_iter().flatten();
-    let Some(port) = ports.into_iter().find(|port| port["port"] == service.port) else {
-        return Err(format!("no service port {} found for service {}", service.port, quote(&service.name)));
-    };
-    for slice in server.cache.peek_all("endpointslices", Some(&service.namespace)) {
-        if slice.meta.labels.get("kubernetes.io/service-name") != Some(&service.name) {
-            continue;
-        }
-        let slice = slice.value();
-        let named = slice["ports"].as_array().into_iter().flatten();
-        let number = named.into_iter().find(|known| text(known, "name") == text(port, "name"));
-        let number = number.and_then(|known| known["port"].as_u64()).and_then(|port| u16::try_from(port).ok());
-        let endpoints = slice["endpoints"].as_array().into_iter().flatten();
-        let ready = endpoints.into_iter().find(|endpoint| endpoint["conditions"]["ready"] != false);
-        let address = ready.and_then(|endpoint| endpoint["addresses"][0].as_str());
-        if let (Some(number), Some(address)) = (number, address) {
-            return Ok((address.to_owned(), number));
-        }
-    }
-    match text(spec, "clusterIP") {
-        "" | "None" => Err(format!("no endpoints available for service {}", quote(&service.name))),
-        address => Ok((address.to_owned(), service.port)),
-    }
 }
 
 #[cfg(test)]

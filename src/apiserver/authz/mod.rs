@@ -132,7 +132,7 @@ impl Attributes {
 }
 
 /// `a=b`, `a==b` terms of a field selector.
-fn equalities(selector: &str) -> Vec<(String, String)> {
+pub(crate) fn equalities(selector: &str) -> Vec<(String, String)> {
     selector
         .split(',')
         .filter(|term| !term.contains("!="))

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 pub use kubelet::{Kubelets, Target};
 
-use crate::admission::{AdmissionRequest, Operation};
+use crate::admission::{AdmissionRequest, Operation, Reinvocation};
 use crate::cache::{Object, ObjectReader as _};
 use crate::notes::RequestNotes;
 use crate::wire::negotiate::Accepted;
@@ -112,6 +112,9 @@ async fn admit(connect: &Connect<'_>, user: &User, kind: &Kind, notes: &RequestN
         reader: connect.server.cache.as_ref(),
         notes,
         writer: connect.server,
+        in_collection: false,
+        server: Some(connect.server),
+        reinvocation: Reinvocation::default(),
     };
     let mut none = Value::Null;
     connect.server.admission.mutate(&request, &mut none).await?;

@@ -3,9 +3,10 @@
 use apimachinery::status::Status;
 use serde_json::{Value, json};
 
+use super::options::DeleteOptions;
 use super::{Cx, codec};
-use crate::admission::AdmissionRequest;
 pub use crate::admission::Operation;
+use crate::admission::{AdmissionRequest, Reinvocation};
 
 /// Admission of one write.
 pub struct Admission<'a> {
@@ -18,11 +19,31 @@ pub struct Admission<'a> {
 
 impl<'a> Admission<'a> {
     pub fn new(cx: &'a Cx, operation: Operation, name: &'a str, dry_run: bool) -> Self {
-        let mut options = json!({});
-        if dry_run {
-            options["dryRun"] = json!(["All"]);
+        Self { cx, operation, name, dry_run, options: options(cx, operation, dry_run) }
+    }
+
+    /// Of a deletion with these options.
+    pub fn of_deletion(cx: &'a Cx, name: &'a str, options: &DeleteOptions) -> Self {
+        let mut shown = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        let mut put = |key: &str, value: Value| {
+            if !value.is_null() {
+                shown[key] = value;
+            }
+        };
+        put("gracePeriodSeconds", json!(options.grace_period));
+        let mut preconditions = serde_json::Map::new();
+        for (key, value) in [("uid", &options.uid), ("resourceVersion", &options.resource_version)] {
+            if let Some(value) = value {
+                preconditions.insert(key.to_owned(), json!(value));
+            }
         }
-        Self { cx, operation, name, dry_run, options }
+        if !preconditions.is_empty() {
+            put("preconditions", Value::Object(preconditions));
+        }
+        put("orphanDependents", json!(options.orphan_dependents));
+        put("propagationPolicy", json!(options.propagation.and(options.policy())));
+        put("dryRun", if options.dry_run { json!(["All"]) } else { Value::Null });
+        Self { cx, operation: Operation::Delete, name, dry_run: options.dry_run, options: shown }
     }
 
     fn request<'b>(&'b self, old: Option<&'b Value>) -> AdmissionRequest<'b> {
@@ -39,6 +60,9 @@ impl<'a> Admission<'a> {
             reader: &*self.cx.server.cache,
             notes: &self.cx.notes,
             writer: &self.cx.server,
+            in_collection: self.operation == Operation::Delete && self.cx.info.verb == "deletecollection",
+            server: Some(&self.cx.server),
+            reinvocation: Reinvocation::default(),
         }
     }
 
@@ -64,6 +88,22 @@ impl<'a> Admission<'a> {
 
     /// The validating half for a deletion: there is no new object.
     pub async fn validate_delete(&self, old: &Value) -> Result<(), Status> {
+        self.cx.server.admission.deleting(&self.request(Some(old))).await?;
         self.validate(&Value::Null, Some(old)).await
     }
+}
+
+/// The CreateOptions or UpdateOptions of a write, as the client sent them.
+fn options(cx: &Cx, operation: Operation, dry_run: bool) -> Value {
+    let kind = if operation == Operation::Update { "UpdateOptions" } else { "CreateOptions" };
+    let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+    if dry_run {
+        options["dryRun"] = json!(["All"]);
+    }
+    for key in ["fieldManager", "fieldValidation"] {
+        if let Some(value) = cx.info.query.get(key).filter(|value| !value.is_empty()) {
+            options[key] = json!(value);
+        }
+    }
+    options
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::admit::{Admission, Operation};
+use super::admit::Admission;
 use super::options::{DeleteOptions, Propagation};
 use super::{Cx, Written, conversion, meta};
 use crate::{Body, Object};
@@ -57,7 +57,7 @@ pub async fn delete_named(cx: &Cx, name: &str, options: &DeleteOptions) -> Resul
     let mut options = options.clone();
     // Deleting with a negative grace is deleting with the shortest.
     options.grace_period = options.grace_period.map(|seconds| if seconds < 0 { 1 } else { seconds });
-    let admission = Admission::new(cx, Operation::Delete, name, options.dry_run);
+    let admission = Admission::of_deletion(cx, name, &options);
     admission.mutate_delete().await?;
     let mut current = cx.current(&key).await;
     for _ in 0..TRIES {

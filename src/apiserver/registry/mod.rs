@@ -44,6 +44,7 @@ use crate::wire::negotiate::{self, Accepted, Endpoint};
 use crate::wire::{body, errors, respond};
 use crate::{Body, RequestInfo, Server, User};
 
+pub(crate) use codec::{body_kind, complete};
 pub(crate) use meta::timestamp;
 pub use storage::{Current, Written};
 
