@@ -62,7 +62,7 @@ const OPAQUE: &[&str] = &[
 static FUNCTIONS: LazyLock<HashMap<&'static str, Vec<Overload>>> = LazyLock::new(|| {
     let mut functions: HashMap<&'static str, Vec<Overload>> = HashMap::new();
     let mut name = "";
-    for line in TABLE.lines() {
+    for line in DECLARATIONS.lines() {
         let line = line.trim();
         if let Some(function) = line.strip_suffix(" :") {
             name = function;
@@ -140,7 +140,7 @@ fn read_type(text: &'static str) -> Type {
     }
 }
 
-const TABLE: &str = "
+const DECLARATIONS: &str = "
 _?_:_ :
 conditional bool A A -> A
 _&&_ :
