@@ -1,8 +1,10 @@
 //! The verbs over [`ApiServer::handle`], against a real store.
 
 mod fairness;
+mod policies;
 mod protobuf;
 mod quota;
+mod webhooks;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

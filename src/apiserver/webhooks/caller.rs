@@ -185,7 +185,9 @@ fn untrusted(address: &Address, error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let why = match inner {
         Some(rustls::Error::InvalidCertificate(error)) => match error {
-            CertificateError::UnknownIssuer => "certificate signed by unknown authority".to_owned(),
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "certificate signed by unknown authority".to_owned()
+            }
             CertificateError::NotValidForNameContext { presented, .. } => {
                 let names: Vec<&str> = presented
                     .iter()

@@ -8,8 +8,6 @@
 mod caller;
 #[cfg(test)]
 pub(crate) mod testing;
-#[cfg(test)]
-mod tests;
 
 pub use caller::Caller;
 

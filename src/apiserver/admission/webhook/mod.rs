@@ -7,8 +7,6 @@
 
 mod mutating;
 mod review;
-#[cfg(test)]
-mod tests;
 mod validating;
 
 pub use mutating::MutatingWebhooks;
