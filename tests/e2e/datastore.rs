@@ -15,19 +15,21 @@ use crate::{Run, Scenario};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "datastore_snapshots", run: Run::Before(snapshots) },
-    Scenario { name: "datastore_external_etcd", run: Run::Before(external) },
+    Scenario { name: "datastore_external_etcd", run: Run::Before(|| external(Etcd::start(Program::Debians))) },
+    Scenario { name: "datastore_external_kedge", run: Run::Before(|| external(Etcd::start(Program::Kedge))) },
     Scenario { name: "datastore_bad_options", run: Run::Before(bad_options) },
 ];
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-struct Fixture {
-    server: Server,
+/// A server without an agent, and kubectl.
+pub struct Fixture {
+    pub server: Server,
     kubectl: Kubectl,
 }
 
 impl Fixture {
-    fn start(args: &[&str]) -> Self {
+    pub fn start(args: &[&str]) -> Self {
         let all: Vec<&str> = ["--disable-agent"].iter().chain(args).copied().collect();
         let mut server = Server::new(&binary(), &all);
         server.spawn();
@@ -39,16 +41,16 @@ impl Fixture {
         this
     }
 
-    fn run(&self, args: &str) -> Output {
+    pub fn run(&self, args: &str) -> Output {
         self.kubectl.run(&args.split(' ').collect::<Vec<_>>(), None)
     }
 
     #[track_caller]
-    fn k(&self, args: &str) -> String {
+    pub fn k(&self, args: &str) -> String {
         self.run(args).ok()
     }
 
-    fn revision(&self, name: &str) -> i64 {
+    pub fn revision(&self, name: &str) -> i64 {
         self.k(&format!("get configmap {name} -o jsonpath={{.metadata.resourceVersion}}")).parse().expect("a number")
     }
 
@@ -121,8 +123,16 @@ fn snapshots() {
     assert_eq!(f.listed().len(), 1);
 }
 
-/// Debian's etcd, one member.
+#[derive(Clone, Copy, PartialEq)]
+enum Program {
+    Debians,
+    /// `kedge etcd`.
+    Kedge,
+}
+
+/// An etcd of one member.
 struct Etcd {
+    program: Program,
     child: Child,
     url: String,
     places: Places,
@@ -130,14 +140,24 @@ struct Etcd {
 }
 
 impl Etcd {
-    fn start() -> Self {
+    fn start(program: Program) -> Self {
         let (places, port, peer) = (Places::new(), free_port(), free_port());
         let url = format!("http://127.0.0.1:{port}");
-        let child = Self::spawn(places.root(), &url, peer);
-        Self { child, url, places, peer }
+        let child = Self::spawn(program, places.root(), &url, peer);
+        Self { program, child, url, places, peer }
     }
 
-    fn spawn(folder: &Path, url: &str, peer: u16) -> Child {
+    fn spawn(program: Program, folder: &Path, url: &str, peer: u16) -> Child {
+        if program == Program::Kedge {
+            return Command::new(binary())
+                .args(["etcd", "--listen-address", url, "--data-dir"])
+                .arg(folder.join("etcd"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("kedge starts");
+        }
         let peer = format!("http://127.0.0.1:{peer}");
         Command::new("etcd")
             .args(["--log-level", "error", "--data-dir"])
@@ -154,7 +174,7 @@ impl Etcd {
 
     fn restart(&mut self) {
         self.stop();
-        self.child = Self::spawn(self.places.root(), &self.url, self.peer);
+        self.child = Self::spawn(self.program, self.places.root(), &self.url, self.peer);
     }
 
     fn stop(&mut self) {
@@ -169,8 +189,7 @@ impl Drop for Etcd {
     }
 }
 
-fn external() {
-    let mut etcd = Etcd::start();
+fn external(mut etcd: Etcd) {
     let mut f = Fixture::start(&["--datastore-endpoint", &etcd.url]);
     assert!(!f.server.places.join("data/server/db/state.db").exists(), "nothing is kept here");
     f.k("create configmap one --from-literal=a=1");

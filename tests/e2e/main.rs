@@ -13,6 +13,7 @@ mod access;
 mod app;
 mod bad_input;
 mod datastore;
+mod etcd;
 mod network;
 mod probes;
 mod resources;
@@ -53,6 +54,7 @@ fn scenarios() -> Vec<&'static Scenario> {
     [
         startup::SCENARIOS,
         datastore::SCENARIOS,
+        etcd::SCENARIOS,
         app::SCENARIOS,
         network::SCENARIOS,
         workloads::SCENARIOS,

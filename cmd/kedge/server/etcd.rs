@@ -19,6 +19,7 @@ use crate::config::ServerOptions;
 pub struct EtcdFace {
     store: Arc<dyn Maintenance>,
     name: String,
+    node_ip: IpAddr,
     socket: PathBuf,
     tcp: Option<Endpoint>,
 }
@@ -31,7 +32,8 @@ impl EtcdFace {
             Some(at) => Some(mutual_tls(options, held, at, clock)?),
             None => None,
         };
-        Ok(Self { store, name: held.node_name.clone(), socket: options.agent.run_dir.join("etcd.sock"), tcp })
+        let socket = options.agent.run_dir.join("etcd.sock");
+        Ok(Self { store, name: held.node_name.clone(), node_ip: held.node_ip, socket, tcp })
     }
 }
 
@@ -70,16 +72,19 @@ impl Service for EtcdFace {
             Ok(listener) => listeners.push(listener),
             Err(error) => warn!(%error, "no etcd socket"),
         }
-        let mut urls = vec![format!("unix://{}", self.socket.display())];
+        let mut url = format!("unix://{}", self.socket.display());
         if let Some(endpoint) = &self.tcp {
             let listener = Listener::bind(endpoint).await?;
             if let Some(at) = listener.address() {
                 info!(address = %at, "serving etcd v3");
-                urls.insert(0, format!("https://{at}"));
+                // One kind only: clients use the credentials that they have with each that they are told.
+                let ip = if at.ip().is_unspecified() { self.node_ip } else { at.ip() };
+                url = format!("https://{}", SocketAddr::new(ip, at.port()));
             }
             listeners.push(listener);
         }
-        let config = FaceConfig { name: self.name.clone(), client_urls: urls, ..FaceConfig::new(cx.clock.clone()) };
+        let config =
+            FaceConfig { name: self.name.clone(), client_urls: vec![url], ..FaceConfig::new(cx.clock.clone()) };
         let face = Face::new(Arc::clone(&self.store), config);
         let tasks = TaskGroup::new();
         for listener in listeners {

@@ -14,6 +14,7 @@
 //! - GF-3: progress is told only after everything up to it has been sent (with ST-3: no gaps).
 
 mod auth;
+mod authority;
 mod cluster;
 mod concurrency;
 mod convert;

@@ -24,9 +24,12 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use super::Face;
+use super::authority::WithoutAuthority;
 use crate::{Error, Result};
 
 pub const MAX_CONNECTIONS: usize = 8192;
+/// Of HTTP/2, in bytes.
+pub(super) const MAX_FRAME: u32 = 64 << 10;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(90);
 const DRAIN: Duration = Duration::from_secs(1);
@@ -160,8 +163,8 @@ async fn plain_tcp(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn plain_unix(stream: UnixStream) -> io::Result<UnixStream> {
-    Ok(stream)
+async fn plain_unix(stream: UnixStream) -> io::Result<WithoutAuthority<UnixStream>> {
+    Ok(WithoutAuthority::new(stream))
 }
 
 struct Server {
@@ -222,7 +225,7 @@ fn builder(tasks: &TaskGroup) -> Arc<auto::Builder<GroupExecutor>> {
         .max_concurrent_streams(1 << 20)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
-        .max_frame_size(64 << 10)
+        .max_frame_size(MAX_FRAME)
         .max_send_buf_size(1 << 20)
         .max_header_list_size(64 * 1024)
         // Clients cancel as they like; that is no attack.

@@ -292,10 +292,14 @@ fn check_put(state: &Snapshot, op: &Op) -> Result<()> {
 }
 
 fn check_range(state: &Snapshot, op: &Op) -> Result<()> {
-    match op {
-        Op::Range(range) => readable(state, range.revision),
-        _ => Ok(()),
+    let Op::Range(range) = op else { return Ok(()) };
+    // Alone, a negative revision is the current one; in a transaction etcd holds it against the compaction, which it
+    // says of a new store was at -1.
+    let compacted = if state.compacted == 0 { -1 } else { state.compacted };
+    if range.revision < 0 && range.revision < compacted {
+        return Err(Error::Compacted { compacted: state.compacted });
     }
+    readable(state, range.revision)
 }
 
 /// Whether `revision` can still, and already, be read.

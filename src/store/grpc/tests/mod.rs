@@ -4,6 +4,7 @@ mod differential;
 mod etcdctl;
 mod fuzz;
 mod harness;
+mod library;
 mod streams;
 mod transports;
 

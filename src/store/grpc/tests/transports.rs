@@ -47,6 +47,19 @@ async fn a_unix_socket_of_its_owner_alone() {
     let (tasks, shutdown) = (TaskGroup::new(), CancellationToken::new());
     tasks.spawn_graceful(Arc::clone(&ours.face).serve(listener, shutdown.clone()));
     assert!(get(&mut UnixStream::connect(&path).await.unwrap(), "/health").await.contains("true"));
+    if available() {
+        // It names the path where an authority belongs, first in full, then by its place in the table.
+        let at = format!("unix://{}", path.display());
+        let with =
+            async |args: &[&str]| output(&[&["--endpoints", &at, "--command-timeout", "5s"], args].concat()).await;
+        let value = "x".repeat(100_000);
+        assert_eq!(with(&["put", "a", &value]).await, "OK\n");
+        assert_eq!(with(&["get", "a", "--print-value-only"]).await, format!("{value}\n"));
+        let lease = with(&["lease", "grant", "100"]).await;
+        assert!(lease.contains("granted with TTL(100s)"), "{lease}");
+        let held = with(&["lock", "mutex", "echo", "held"]).await;
+        assert!(held.contains("held"), "{held}");
+    }
     shutdown.cancel();
     tasks.stop().await;
     assert!(!path.exists());
