@@ -143,9 +143,17 @@ fn wait_for(ctl: &Ctl) {
     until("the etcd is healthy", LIMIT, || ctl.run("endpoint health", None).success().then_some(()));
 }
 
+#[track_caller]
+fn revision(ctl: &Ctl) -> u64 {
+    let status = ctl.ok("endpoint status -w json");
+    let number = status.split("\"revision\":").nth(1).and_then(|rest| rest.split(',').next());
+    number.and_then(|number| number.parse().ok()).expect("a revision")
+}
+
 /// What etcdctl can do with keys, the same over whatever it is connected by.
 fn tour(ctl: &Ctl, folder: &Path) {
     wait_for(ctl);
+    let before = revision(ctl);
     for at in 1..=3 {
         assert_eq!(ctl.ok(&format!("put t/{at} {at}")), "OK\n");
     }
@@ -153,7 +161,7 @@ fn tour(ctl: &Ctl, folder: &Path) {
     let txn = "mod(\"t/1\") > \"0\"\n\nput t/4 4\nget t/1\n\nget t/2\n\n";
     contains(&ctl.run("txn", Some(txn)).ok(), "SUCCESS\n\nOK\n\nt/1\n1\n");
 
-    let watch = ctl.follow("watch --prefix t/ --rev 1");
+    let watch = ctl.follow(&format!("watch --prefix t/ --rev {}", before + 1));
     until("what is there", LIMIT, || (watch.line() == "t/4").then_some(()));
     ctl.ok("del t/4");
     until("the deletion", LIMIT, || (watch.line() == "DELETE").then_some(()));
@@ -183,10 +191,8 @@ fn tour(ctl: &Ctl, folder: &Path) {
     let _ = std::fs::remove_file(&saved);
     contains(&ctl.ok(&format!("snapshot save {saved}")), "Snapshot saved");
     contains(&ctl.ok(&format!("snapshot status {saved} -w table")), "REVISION");
-    let status = ctl.ok("endpoint status -w json");
-    let revision = status.split("\"revision\":").nth(1).and_then(|rest| rest.split(',').next()).expect("a revision");
-    contains(&ctl.ok(&format!("compact {revision} --physical")), "compacted revision");
-    contains(&ctl.run("get t/1 --rev=1", None).refused(), "required revision has been compacted");
+    contains(&ctl.ok(&format!("compact {} --physical", revision(ctl))), "compacted revision");
+    contains(&ctl.run(&format!("get t/1 --rev={before}"), None).refused(), "required revision has been compacted");
     contains(&ctl.ok("defrag"), "Finished defragmenting");
     assert_eq!(ctl.ok("get t/2 --print-value-only"), "2\n");
 }

@@ -1,7 +1,8 @@
-//! Lets clients that name a unix socket as `:authority` in.
+//! Lets clients in that send as `:authority` what is none.
 //!
-//! grpc-go before 1.34 (etcdctl 3.4) sends the path of the socket, which is no authority: the HTTP/2 library resets such
-//! streams. On a unix socket the name says nothing, so it is replaced on the way in, before the library sees it.
+//! grpc-go before 1.34 (etcdctl 3.4) sends the path of a unix socket, and for some commands a whole URL: the HTTP/2
+//! library resets such streams. The name says nothing to us, so it is replaced on the way in, before the library sees it.
+//! Not so under TLS, where clients send the name that they checked.
 //!
 //! ```text
 //! socket ─▶ WithoutAuthority: preface │ frames: HEADERS are held until they are whole, all others pass ─▶ hyper
@@ -14,12 +15,13 @@
 //!   length, stay alike.
 //! - GA-3: no more than one frame of [`MAX_FRAME`] is held, and no byte of any other frame.
 
+use std::future::Future as _;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 /// What the server says that it takes.
 const MAX_FRAME: usize = super::server::MAX_FRAME as usize;
@@ -309,14 +311,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for WithoutAuthority<S> {
                     return Poll::Ready(Ok(()));
                 }
                 State::Preface(_) | State::Frame => {
-                    let mut chunk = [0; CHUNK];
-                    let mut chunk = ReadBuf::new(&mut chunk);
-                    ready!(Pin::new(&mut this.stream).poll_read(cx, &mut chunk))?;
-                    if chunk.filled().is_empty() {
+                    this.input.reserve(CHUNK);
+                    // Nothing is lost with a read that is dropped before its end.
+                    if ready!(pin!(this.stream.read_buf(&mut this.input)).poll(cx))? == 0 {
                         // The end, maybe within a frame.
                         this.state = State::Raw;
                     }
-                    this.input.extend_from_slice(chunk.filled());
                 }
             }
         }
@@ -351,7 +351,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WithoutAuthority<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncWriteExt as _;
 
     use super::*;
 

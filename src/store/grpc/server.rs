@@ -158,9 +158,9 @@ impl Face {
     }
 }
 
-async fn plain_tcp(stream: TcpStream) -> io::Result<TcpStream> {
+async fn plain_tcp(stream: TcpStream) -> io::Result<WithoutAuthority<TcpStream>> {
     stream.set_nodelay(true)?;
-    Ok(stream)
+    Ok(WithoutAuthority::new(stream))
 }
 
 async fn plain_unix(stream: UnixStream) -> io::Result<WithoutAuthority<UnixStream>> {

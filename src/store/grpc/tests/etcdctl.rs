@@ -86,6 +86,10 @@ async fn the_member() {
     assert!(ok(port, &["endpoint", "health"]).await.contains("is healthy"));
     let status = ok(port, &["endpoint", "status", "-w", "table"]).await;
     assert!(status.contains("3.6.5") && status.contains("true"), "{status}");
+    // Asked by a URL, it sends that as the authority.
+    let url = format!("http://127.0.0.1:{port}");
+    let status = output(&["--endpoints", &url, "endpoint", "status"]).await;
+    assert!(status.starts_with(&url) && status.contains("3.6.5"), "{status}");
     assert!(ok(port, &["endpoint", "hashkv"]).await.contains(&format!("127.0.0.1:{port}, ")));
     let members = ok(port, &["member", "list", "-w", "json"]).await;
     assert!(members.contains(&format!("http://127.0.0.1:{port}")), "{members}");
