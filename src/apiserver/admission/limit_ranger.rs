@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use api::core::podspec::{aggregate_limits, aggregate_requests};
 use apimachinery::quantity::Quantity;
 use apimachinery::status::Status;
 use async_trait::async_trait;
@@ -137,25 +138,11 @@ fn check_container(limit: &Value, container: &Value) -> Vec<String> {
 }
 
 fn check_pod(limit: &Value, spec: &Value) -> Vec<String> {
-    let total = |list_name: &str| {
-        let mut sum = Amounts::new();
-        for container in list(spec, "containers") {
-            for (resource, amount) in amounts(&container["resources"][list_name]) {
-                sum.entry(resource).and_modify(|kept| kept.add(&amount)).or_insert(amount);
-            }
-        }
-        // Init containers run one after the other, before the rest.
-        for container in list(spec, "initContainers") {
-            for (resource, amount) in amounts(&container["resources"][list_name]) {
-                let kept = sum.entry(resource).or_insert_with(|| amount.clone());
-                if amount > *kept {
-                    *kept = amount;
-                }
-            }
-        }
-        sum
-    };
-    check(limit, "Pod", &total("requests"), &total("limits"))
+    // What is said for the pod counts instead of what its containers say.
+    let (mut requests, mut limits) = (aggregate_requests(spec), aggregate_limits(spec));
+    requests.extend(amounts(&spec["resources"]["requests"]));
+    limits.extend(amounts(&spec["resources"]["limits"]));
+    check(limit, "Pod", &requests, &limits)
 }
 
 fn check(limit: &Value, kind: &str, requests: &Amounts, limits: &Amounts) -> Vec<String> {

@@ -9,6 +9,7 @@ mod certificates;
 mod claim_resize;
 mod config;
 mod default_ingress_class;
+mod default_storage_class;
 mod escalation;
 mod expression;
 mod lifecycle;
@@ -17,6 +18,8 @@ mod live;
 mod matching;
 mod node_restriction;
 mod node_taint;
+mod optional;
+mod pod_topology;
 mod podsecurity;
 mod policy;
 mod priority;
@@ -161,27 +164,37 @@ impl Admission {
         caller: Arc<Caller>,
     ) -> Result<Self, Error> {
         let all: Vec<(bool, Box<dyn Plugin>)> = vec![
+            (false, Box::new(optional::AlwaysAdmit)),
             (true, Box::new(lifecycle::NamespaceLifecycle)),
+            (false, Box::new(optional::NamespaceExists)),
             (true, Box::new(limit_ranger::LimitRanger)),
+            (false, Box::new(optional::LimitPodHardAntiAffinityTopology)),
             (true, Box::new(service_account::ServiceAccount)),
-            (true, Box::new(node_restriction::NodeRestriction)),
+            (true, Box::new(node_restriction::NodeRestriction::new(authorizer.clone()))),
             (true, Box::new(node_taint::TaintNodesByCondition)),
+            (false, Box::new(optional::AlwaysPullImages)),
             (true, Box::new(podsecurity::PodSecurity::new(config.pod_security.clone()))),
             (true, Box::new(priority::Priority)),
             (true, Box::new(tolerations::DefaultTolerationSeconds)),
+            (false, Box::new(optional::ExtendedResourceToleration)),
+            (true, Box::new(default_storage_class::DefaultStorageClass)),
             (true, Box::new(protection::StorageObjectInUseProtection)),
+            (false, Box::new(optional::OwnerReferencesPermissionEnforcement::new(authorizer.clone()))),
             (true, Box::new(claim_resize::PersistentVolumeClaimResize)),
             (true, Box::new(runtime_class::RuntimeClass)),
             (true, Box::new(certificates::CertificateApproval(authorizer.clone()))),
             (true, Box::new(certificates::CertificateSigning(authorizer.clone()))),
             (true, Box::new(certificates::CertificateSubjectRestriction)),
             (true, Box::new(default_ingress_class::DefaultIngressClass)),
+            (false, Box::new(optional::DenyServiceExternalIPs)),
+            (true, Box::new(pod_topology::PodTopologyLabels)),
             (true, Box::new(escalation::Escalation::new(authorizer.clone()))),
             (true, Box::new(policy::MutatingPolicies::new(authorizer.clone(), kinds.clone()))),
             (true, Box::new(webhook::MutatingWebhooks::new(authorizer.clone(), kinds.clone(), caller.clone()))),
             (true, Box::new(policy::ValidatingPolicies::new(authorizer.clone(), kinds.clone()))),
             (true, Box::new(webhook::ValidatingWebhooks::new(authorizer, kinds, caller))),
             (true, Box::new(quota::ResourceQuota::new(clock, config.limited_resources.clone()))),
+            (false, Box::new(optional::AlwaysDeny)),
         ];
         for (flag, names) in [("enable", &config.enable), ("disable", &config.disable)] {
             let unknown = names.iter().find(|name| !all.iter().any(|(_, plugin)| plugin.name() == *name));
@@ -238,6 +251,34 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
 }
 
+/// Every container of a pod, of whatever sort.
+fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
+    ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|key| list(spec, key))
+}
+
+/// The sources of the projected volumes of a pod.
+fn projections(spec: &Value) -> impl Iterator<Item = &Value> {
+    list(spec, "volumes").iter().flat_map(|volume| list(&volume["projected"], "sources"))
+}
+
+/// The pod names a Secret somewhere.
+fn refers_to_secrets(spec: &Value) -> bool {
+    const BY_DRIVER: &[&str] =
+        &["csi", "cephfs", "flexVolume", "rbd", "scaleIO", "iscsi", "storageos", "azureFile", "secret"];
+    let of_driver = |volume: &Value| {
+        let keys = ["secretRef", "nodePublishSecretRef", "secretName"];
+        BY_DRIVER.iter().any(|driver| keys.iter().any(|key| !volume[*driver][*key].is_null()))
+    };
+    let of_container = |container: &Value| {
+        list(container, "envFrom").iter().any(|entry| !entry["secretRef"].is_null())
+            || list(container, "env").iter().any(|entry| !entry["valueFrom"]["secretKeyRef"].is_null())
+    };
+    !list(spec, "imagePullSecrets").is_empty()
+        || containers(spec).any(of_container)
+        || list(spec, "volumes").iter().any(of_driver)
+        || projections(spec).any(|source| !source["secret"].is_null())
+}
+
 /// The list at a key, made when absent or null.
 fn list_mut<'a>(object: &'a mut Value, key: &str) -> &'a mut Vec<Value> {
     let slot = &mut object[key];
@@ -247,5 +288,7 @@ fn list_mut<'a>(object: &'a mut Value, key: &str) -> &'a mut Vec<Value> {
     slot.as_array_mut().expect("it was made one")
 }
 
+#[cfg(test)]
+mod plugin_tests;
 #[cfg(test)]
 pub(crate) mod tests;

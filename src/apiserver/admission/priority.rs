@@ -28,6 +28,14 @@ impl Plugin for Priority {
         "Priority"
     }
 
+    async fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
+        let of_class = request.is("scheduling.k8s.io", CLASSES) && request.subresource.is_empty();
+        if of_class && matches!(request.operation, Operation::Create | Operation::Update) {
+            return only_default(request, object).await;
+        }
+        Ok(())
+    }
+
     async fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Status> {
         if !request.writes_pod() || !object["spec"].is_object() {
             return Ok(());
@@ -63,6 +71,25 @@ impl Plugin for Priority {
         spec["priority"] = class.value.into();
         spec["preemptionPolicy"] = class.policy.into();
         Ok(())
+    }
+}
+
+/// There is one default class at most.
+async fn only_default(request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
+    if object["globalDefault"] != Value::Bool(true) {
+        return Ok(());
+    }
+    let all = request.reader.list(CLASSES, None).await;
+    let other = all.iter().find(|class| {
+        let itself = request.operation == Operation::Update && class.meta.name == text(&object["metadata"], "name");
+        !itself && class.value()["globalDefault"] == Value::Bool(true)
+    });
+    match other {
+        Some(class) => Err(request.forbidden(format!(
+            "PriorityClass {} is already marked as default. Only one default can exist",
+            class.meta.name
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! RuntimeClass: a pod takes over what its runtime class costs and where it may run.
 
+use apimachinery::quantity::Quantity;
 use apimachinery::status::Status;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -49,11 +50,21 @@ fn overhead(request: &AdmissionRequest<'_>, object: &mut Value, fixed: &Value) -
         }
         return Ok(());
     }
-    if !given.is_null() && given != fixed {
+    if !given.is_null() && !same_amounts(given, fixed) {
         return Err(request.forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
     }
     object["spec"]["overhead"] = fixed.clone();
     Ok(())
+}
+
+/// `1Gi` is `1024Mi`.
+fn same_amounts(a: &Value, b: &Value) -> bool {
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
+    let same = |one: &Value, other: &Value| match (Quantity::from_json(one), Quantity::from_json(other)) {
+        (Ok(one), Ok(other)) => one.cmp(&other).is_eq(),
+        _ => one == other,
+    };
+    a.len() == b.len() && a.iter().all(|(name, one)| b.get(name).is_some_and(|other| same(one, other)))
 }
 
 fn scheduling(request: &AdmissionRequest<'_>, object: &mut Value, scheduling: &Value) -> Result<(), Status> {

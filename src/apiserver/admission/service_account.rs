@@ -8,10 +8,11 @@ use async_trait::async_trait;
 use rand::Rng as _;
 use serde_json::{Value, json};
 
-use super::{AdmissionRequest, Operation, Plugin, list, list_mut, text};
+use super::{AdmissionRequest, Operation, Plugin, list, list_mut, projections, refers_to_secrets, text};
 use crate::cache::Object;
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// The letters of upstream's random name suffixes.
@@ -31,7 +32,7 @@ impl Plugin for ServiceAccount {
         if request.operation != Operation::Create || !request.writes_pod() || !object["spec"].is_object() {
             return Ok(());
         }
-        if !object["metadata"]["annotations"][MIRROR].is_null() {
+        if is_mirror(object) {
             return mirror(request, object);
         }
         if text(&object["spec"], "serviceAccountName").is_empty() {
@@ -39,13 +40,7 @@ impl Plugin for ServiceAccount {
         }
         let name = text(&object["spec"], "serviceAccountName").to_owned();
         object["spec"]["serviceAccount"] = name.clone().into();
-        let Some(account) = look_up(request, &name).await else {
-            return Err(request.forbidden(format!(
-                "error looking up service account {}/{name}: serviceaccount \"{name}\" not found",
-                request.namespace
-            )));
-        };
-        let account = account.value();
+        let account = found(request, &name).await?;
         let spec = &mut object["spec"];
         let automount = spec["automountServiceAccountToken"]
             .as_bool()
@@ -58,8 +53,102 @@ impl Plugin for ServiceAccount {
         if list(spec, "imagePullSecrets").is_empty() && !pull.is_empty() {
             spec["imagePullSecrets"] = pull.to_vec().into();
         }
-        Ok(())
+        references(request, &account, object)
     }
+
+    /// Once more: what came in between may have changed the pod.
+    async fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> {
+        let new_containers = request.operation == Operation::Update && request.subresource == "ephemeralcontainers";
+        let creates = request.operation == Operation::Create && request.subresource.is_empty();
+        if !request.is("", "pods") || !(creates || new_containers) {
+            return Ok(());
+        }
+        if creates && is_mirror(object) {
+            return mirror(request, object);
+        }
+        let name = text(&object["spec"], "serviceAccountName");
+        if name.is_empty() {
+            let place = format!("{}/{}", request.namespace, text(&object["metadata"], "name"));
+            return Err(request.forbidden(format!("no service account specified for pod {place}")));
+        }
+        let account = found(request, name).await?;
+        references(request, &account, object)
+    }
+}
+
+fn is_mirror(pod: &Value) -> bool {
+    !pod["metadata"]["annotations"][MIRROR].is_null()
+}
+
+async fn found(request: &AdmissionRequest<'_>, name: &str) -> Result<Value, Status> {
+    match look_up(request, name).await {
+        Some(account) => Ok(account.value()),
+        None => Err(request.forbidden(format!(
+            "error looking up service account {}/{name}: serviceaccount \"{name}\" not found",
+            request.namespace
+        ))),
+    }
+}
+
+/// An account may say that its pods use only the secrets that it lists itself.
+fn references(request: &AdmissionRequest<'_>, account: &Value, pod: &Value) -> Result<(), Status> {
+    let enforced =
+        matches!(text(&account["metadata"]["annotations"], ENFORCE), "1" | "t" | "T" | "true" | "True" | "TRUE");
+    match enforced.then(|| unlisted(request, account, &pod["spec"])).flatten() {
+        Some(what) => {
+            let name = text(&account["metadata"], "name");
+            Err(request.forbidden(format!(
+                "{what} is not allowed because service account {name} does not reference that {}",
+                if what.starts_with("imagePullSecrets") { "imagePullSecret" } else { "secret" }
+            )))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The first reference to a secret that the account does not list.
+fn unlisted(request: &AdmissionRequest<'_>, account: &Value, spec: &Value) -> Option<String> {
+    let lists = |key: &str, name: &str| list(account, key).iter().any(|listed| text(listed, "name") == name);
+    let creates = request.operation == Operation::Create;
+    let (volumes, pulls): (&[Value], &[Value]) = match creates {
+        true => (list(spec, "volumes"), list(spec, "imagePullSecrets")),
+        false => (&[], &[]),
+    };
+    for volume in volumes.iter().filter(|volume| !volume["secret"].is_null()) {
+        let secret = text(&volume["secret"], "secretName");
+        if !lists("secrets", secret) {
+            return Some(format!("volume with secret.secretName=\"{secret}\""));
+        }
+    }
+    let sorts: &[(&str, &str)] = match creates {
+        true => &[("initContainers", "init container"), ("containers", "container")],
+        false => &[("ephemeralContainers", "ephemeral container")],
+    };
+    for (key, sort) in sorts {
+        for container in list(spec, key) {
+            let head = format!("{sort} {} with", text(container, "name"));
+            for variable in list(container, "env") {
+                let reference = &variable["valueFrom"]["secretKeyRef"];
+                let secret = text(reference, "name");
+                if !reference.is_null() && !lists("secrets", secret) {
+                    let variable = text(variable, "name");
+                    return Some(format!("{head} envVar {variable} referencing secret.secretName=\"{secret}\""));
+                }
+            }
+            for source in list(container, "envFrom").iter().filter(|source| !source["secretRef"].is_null()) {
+                let secret = text(&source["secretRef"], "name");
+                if !lists("secrets", secret) {
+                    return Some(format!("{head} envFrom referencing secret.secretName=\"{secret}\""));
+                }
+            }
+        }
+    }
+    let (at, secret) = pulls
+        .iter()
+        .map(|pull| text(pull, "name"))
+        .enumerate()
+        .find(|(_, secret)| !lists("imagePullSecrets", secret))?;
+    Some(format!("imagePullSecrets[{at}].name=\"{secret}\""))
 }
 
 /// A pod of a kubelet's own manifests has no account and may refer to nothing that needs one.
@@ -68,13 +157,11 @@ fn mirror(request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Status> 
     if !text(spec, "serviceAccountName").is_empty() {
         return Err(request.forbidden("a mirror pod may not reference service accounts"));
     }
-    for volume in list(spec, "volumes") {
-        if !volume["secret"].is_null() {
-            return Err(request.forbidden("a mirror pod may not reference secrets"));
-        }
-        if list(&volume["projected"], "sources").iter().any(|source| !source["serviceAccountToken"].is_null()) {
-            return Err(request.forbidden("a mirror pod may not use ServiceAccountToken volume projections"));
-        }
+    if refers_to_secrets(spec) {
+        return Err(request.forbidden("a mirror pod may not reference secrets"));
+    }
+    if projections(spec).any(|source| !source["serviceAccountToken"].is_null()) {
+        return Err(request.forbidden("a mirror pod may not use ServiceAccountToken volume projections"));
     }
     Ok(())
 }

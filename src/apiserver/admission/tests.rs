@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::authz::tests::FakeReader;
 
-fn kind(group: &str, plural: &str) -> Arc<Kind> {
+pub(super) fn kind(group: &str, plural: &str) -> Arc<Kind> {
     let found = api::kinds().iter().find(|k| k.group == group && k.plural == plural);
     found.expect("a built-in kind").clone()
 }
@@ -19,17 +19,18 @@ impl Writer for NoWriter {
     }
 }
 
-struct Case<'a> {
+pub(super) struct Case<'a> {
     reader: Arc<FakeReader>,
-    user: User,
-    kind: Arc<Kind>,
-    operation: Operation,
-    subresource: &'a str,
-    name: &'a str,
+    pub user: User,
+    pub kind: Arc<Kind>,
+    pub operation: Operation,
+    pub subresource: &'a str,
+    pub name: &'a str,
+    pub config: AdmissionConfig,
 }
 
 impl Case<'_> {
-    fn new(objects: &[(&str, Value)]) -> Self {
+    pub fn new(objects: &[(&str, Value)]) -> Self {
         let mut all = vec![
             ("namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}})),
             (
@@ -45,12 +46,31 @@ impl Case<'_> {
             operation: Operation::Create,
             subresource: "",
             name: "x",
+            config: AdmissionConfig::default(),
         }
     }
 
-    async fn run(&self, object: &mut Value, old: Option<&Value>) -> Result<(), String> {
+    /// The mutating half.
+    pub async fn run(&self, object: &mut Value, old: Option<&Value>) -> Result<(), String> {
+        let notes = RequestNotes::default();
+        let done = self.admission().mutate(&self.request(old, &notes), object).await;
+        done.map_err(|status| status.message)
+    }
+
+    /// The validating half.
+    pub async fn check(&self, object: &Value, old: Option<&Value>) -> Result<(), String> {
+        let notes = RequestNotes::default();
+        let done = self.admission().validate(&self.request(old, &notes), object).await;
+        done.map_err(|status| status.message)
+    }
+
+    fn admission(&self) -> Admission {
         let authorizer = Arc::new(Authorizer::new(self.reader.clone()));
-        let request = AdmissionRequest {
+        admission(&self.config, authorizer)
+    }
+
+    fn request<'b>(&'b self, old: Option<&'b Value>, notes: &'b RequestNotes) -> AdmissionRequest<'b> {
+        AdmissionRequest {
             user: &self.user,
             kind: &self.kind,
             operation: self.operation,
@@ -61,21 +81,22 @@ impl Case<'_> {
             dry_run: false,
             options: &Value::Null,
             reader: self.reader.as_ref(),
-            notes: &crate::notes::RequestNotes::default(),
+            notes,
             writer: &NoWriter,
             in_collection: false,
             server: None,
             reinvocation: Reinvocation::default(),
-        };
-        let clock = component_base::RealClock::shared();
-        let caller = Arc::new(Caller::new(component_base::TaskGroup::new(), clock.clone()));
-        let kinds = Arc::new(Kinds::builtin());
-        let admission = Admission::new(&AdmissionConfig::default(), authorizer, clock, kinds, caller);
-        admission.expect("configured").mutate(&request, object).await.map_err(|status| status.message)
+        }
     }
 }
 
-fn pod() -> Value {
+pub(super) fn admission(config: &AdmissionConfig, authorizer: Arc<Authorizer>) -> Admission {
+    let clock = component_base::RealClock::shared();
+    let caller = Arc::new(Caller::new(component_base::TaskGroup::new(), clock.clone()));
+    Admission::new(config, authorizer, clock, Arc::new(Kinds::builtin()), caller).expect("configured")
+}
+
+pub(super) fn pod() -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [{"name": "c"}]}})
 }
 

@@ -153,7 +153,7 @@ fn rsa_keys_verify() {
         "n": "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ",
     });
     let parsed = Token::parse(token).expect("parses");
-    assert!(parsed.signed_by(&[key.clone()]));
+    assert!(parsed.signed_by(std::slice::from_ref(&key)));
     let mut other = key;
     other["kty"] = json!("EC");
     assert!(!parsed.signed_by(&[other]));

@@ -285,11 +285,11 @@ impl Following {
     /// What the leader proclaims next; `None`: it leads no more.
     async fn next(&mut self) -> Result<Option<(Revision, KeyValue)>, Status> {
         loop {
-            for event in self.events.by_ref() {
-                match event.kind {
-                    EventKind::Put => return Ok(Some((self.revision, event.kv.clone()))),
-                    EventKind::Delete => return Ok(None),
-                }
+            if let Some(event) = self.events.next() {
+                return Ok(match event.kind {
+                    EventKind::Put => Some((self.revision, event.kv.clone())),
+                    EventKind::Delete => None,
+                });
             }
             let batch = self.watcher.batches.recv().await.unwrap_or(Err(Error::Closed)).map_err(status)?;
             self.revision = batch.revision;
