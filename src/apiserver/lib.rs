@@ -27,6 +27,8 @@ pub mod registry;
 pub mod reviews;
 pub mod serviceaccount;
 pub mod tls;
+#[cfg(test)]
+mod webhook_tests;
 pub mod webhooks;
 pub mod wire;
 

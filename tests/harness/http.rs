@@ -21,6 +21,14 @@ pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<(u16, Str
     Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
 }
 
+/// `port`, if nobody uses it at the moment; else any.
+pub fn port_or_free(port: u16) -> u16 {
+    match std::net::TcpListener::bind(("127.0.0.1", port)) {
+        Ok(_) => port,
+        Err(_) => free_port(),
+    }
+}
+
 /// A port that nobody uses at the moment.
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("this machine has a free port");

@@ -74,8 +74,12 @@ pub struct Server {
 impl Server {
     /// Prepares one; [`Server::spawn`] starts it.
     pub fn new(binary: &Path, args: &[&str]) -> Self {
+        Self::on_port(free_port(), binary, args)
+    }
+
+    /// The same, with its API on a certain port.
+    pub fn on_port(port: u16, binary: &Path, args: &[&str]) -> Self {
         let places = Places::new();
-        let port = free_port();
         let mut all = vec!["server".to_owned()];
         for (flag, value) in [
             ("--data-dir", places.join("data").display().to_string()),

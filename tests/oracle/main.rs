@@ -15,6 +15,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use kedge_tests::command;
+use kedge_tests::http::port_or_free;
 use kedge_tests::server::{Server, binary};
 
 /// The recording had no node, no scheduler and no controllers either, and this service network.
@@ -27,6 +28,9 @@ const ARGS: &[&str] = &[
     "--bind-address",
     "127.0.0.1",
 ];
+
+/// The recording's port: documents of the server itself (the Service `kubernetes`) name it.
+const PORT: u16 = 16443;
 
 /// Cases that run side by side. Most of a failing case's time is waiting for what does not come.
 const JOBS: u32 = 10;
@@ -80,7 +84,7 @@ fn folder() -> Option<PathBuf> {
 }
 
 fn run(options: &Options, folder: &Path) -> ExitCode {
-    let mut server = Server::new(&binary(), ARGS);
+    let mut server = Server::on_port(port_or_free(PORT), &binary(), ARGS);
     server.spawn();
     server.wait_for_api(Duration::from_secs(30));
     server.get("/version"); // writes the credentials' files

@@ -71,6 +71,13 @@ impl Plugin for NodeRestriction {
             _ => Ok(()),
         }
     }
+
+    async fn deleting(&self, request: &AdmissionRequest<'_>) -> Result<(), Status> {
+        match node_of(request.user) {
+            Some(node) if request.is("resource.k8s.io", "resourceslices") => slice(request, node, &Value::Null),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn runs_on(pod: &Value, node: &str) -> bool {
@@ -294,10 +301,10 @@ fn forbidden_labels(changed: BTreeSet<String>, create: bool) -> BTreeSet<String>
 
 /// A kubelet publishes what its own node has. Updates are the node authorizer's business: it knows what is there.
 fn slice(request: &AdmissionRequest<'_>, node: &str, object: &Value) -> Result<(), Status> {
-    let (about, verb) = match request.operation {
-        Operation::Create => (object, "create"),
-        Operation::Delete => (request.old_object.unwrap_or(&Value::Null), "delete"),
-        Operation::Update | Operation::Connect => return Ok(()),
+    let (about, verb) = match (request.operation, request.old_object) {
+        (Operation::Create, _) => (object, "create"),
+        (Operation::Delete, Some(old)) => (old, "delete"),
+        _ => return Ok(()),
     };
     if text(&about["spec"], "nodeName") == node {
         return Ok(());

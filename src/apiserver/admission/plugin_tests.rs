@@ -200,8 +200,9 @@ async fn nodes_keep_to_their_own() {
     assert_eq!(case.run(&mut slice("n2"), None).await, text("create"));
     assert_eq!(case.run(&mut slice(""), None).await, text("create"));
     case.operation = Operation::Delete;
-    assert_eq!(case.run(&mut Value::Null, Some(&slice("n1"))).await, Ok(()));
-    assert_eq!(case.run(&mut Value::Null, Some(&slice("n2"))).await, text("delete"));
+    assert_eq!(case.run(&mut Value::Null, None).await, Ok(()));
+    assert_eq!(case.delete(&slice("n1")).await, Ok(()));
+    assert_eq!(case.delete(&slice("n2")).await, text("delete"));
 
     case.kind = kind("", "persistentvolumeclaims");
     case.name = "c";

@@ -64,6 +64,13 @@ impl Case<'_> {
         done.map_err(|status| status.message)
     }
 
+    /// What is said once it is known what is deleted.
+    pub async fn delete(&self, old: &Value) -> Result<(), String> {
+        let notes = RequestNotes::default();
+        let done = self.admission().deleting(&self.request(Some(old), &notes)).await;
+        done.map_err(|status| status.message)
+    }
+
     fn admission(&self) -> Admission {
         let authorizer = Arc::new(Authorizer::new(self.reader.clone()));
         admission(&self.config, authorizer)

@@ -257,4 +257,6 @@ fn joined(mut reasons: Vec<String>) -> String {
 }
 
 #[cfg(test)]
+mod load_tests;
+#[cfg(test)]
 pub(crate) mod tests;
