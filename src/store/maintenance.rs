@@ -67,10 +67,11 @@ pub trait Maintenance: Store {
     /// has been sent.
     fn send_progress(&self);
 
-    /// What is wrong. [`Alarm::NoSpace`] is on by itself from a write that found no space to one that does.
+    /// What is wrong. [`Alarm::NoSpace`] is on by itself from a write that found no space to one that does;
+    /// [`Alarm::Corrupt`] from a read that found damage until it is turned off.
     fn alarms(&self) -> Vec<Alarm>;
 
-    /// Whether an alarm has been turned on, by [`Self::set_alarm`].
+    /// Whether an alarm has been turned on, by [`Self::set_alarm`] or, [`Alarm::Corrupt`], by damage.
     fn is_on(&self, alarm: Alarm) -> bool;
 
     /// Turns an alarm on, until it is turned off; restarts keep it.

@@ -8,3 +8,6 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod process;
+#[cfg(feature = "sqlite-faults")]
+#[allow(unsafe_code)]
+pub mod sqlite_faults;

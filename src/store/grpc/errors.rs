@@ -20,6 +20,7 @@ pub(super) fn status(error: Error) -> Status {
         Error::NoSpace => return no_space(),
         Error::Corrupt { .. } => return corrupt(),
         Error::Closed => (Code::Unavailable, "etcdserver: server stopped"),
+        other @ Error::Unavailable { .. } => return Status::unavailable(format!("etcdserver: {other}")),
         other => return Status::new(Code::Unknown, format!("etcdserver: {other}")),
     };
     Status::new(code, text)

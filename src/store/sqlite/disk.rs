@@ -3,7 +3,8 @@
 //! Invariants:
 //! - DK-1: `history` holds a prefix of the revisions: a revision is on disk only if all earlier ones are (or have been
 //!   swept by compaction).
-//! - DK-2: every row carries a checksum of all its columns; a row that does not match is never served.
+//! - DK-2: every row carries a checksum of all its columns; a row that does not match is never served. A row that is
+//!   missing is noticed when the database is opened, if a later version of its key is there.
 //! - DK-3: no revision above the persisted reservation is handed out before it is on disk.
 
 use std::collections::{BTreeSet, HashMap};
@@ -11,6 +12,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use imbl::{OrdMap, OrdSet};
@@ -20,6 +22,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Statement};
 use super::history::VersionIndex;
 use super::maintenance::ALARMS;
 use super::state::{Item, LeaseRecord, Snapshot};
+use super::wal;
 use crate::{Alarm, Error, Event, EventKind, Identity, KeyValue, LeaseId, Result, Revision};
 
 /// A row's id is `revision << SUB_BITS | position in the revision`: appends go to the end of the table.
@@ -28,10 +31,11 @@ pub(crate) const SUB_BITS: u32 = 20;
 pub(crate) const MAX_EVENTS: usize = 1 << SUB_BITS;
 
 const APPLICATION_ID: i32 = 0x6b65_6467;
-const FORMAT: i32 = 1;
+const FORMAT: i32 = 2;
 const SCHEMA: &str = "
-CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, remaining INTEGER NOT NULL);
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE lease (
+  id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, remaining INTEGER NOT NULL, sum INTEGER NOT NULL);
 -- version 0 is a tombstone; prev is the revision of the version before, 0 if there is none.
 CREATE TABLE history (
   id INTEGER PRIMARY KEY, key BLOB NOT NULL, create_revision INTEGER NOT NULL, version INTEGER NOT NULL,
@@ -87,6 +91,7 @@ pub(crate) fn open(path: &Path, quota_bytes: Option<u64>) -> Result<Connection> 
         .mode(0o600)
         .open(path)
         .map_err(|e| io_error(path, &e))?;
+    wal::check(path)?;
     let conn = connect(path)?;
     let fail = |e| db_error(path, e);
     let format: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
@@ -120,6 +125,10 @@ pub(crate) fn open(path: &Path, quota_bytes: Option<u64>) -> Result<Connection> 
         ))
         .map_err(fail)?;
     }
+    // So that the log never holds what a former life has left behind its end (WL-1). It goes on without, if it must.
+    if let Err(error) = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        tracing::warn!(error = %db_error(path, error), "the log cannot be started over");
+    }
     if let Some(bytes) = quota_bytes {
         let page: u32 = conn.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(fail)?;
         let pages = (bytes / u64::from(page)).max(16);
@@ -141,9 +150,13 @@ pub(crate) fn connect(path: &Path) -> Result<Connection> {
 pub(crate) fn load(conn: &Connection, path: &Path) -> Result<Loaded> {
     let fail = |e| db_error(path, e);
     let meta = |name: &str| -> Result<i64> {
-        match conn.query_row("SELECT value FROM meta WHERE name=?1", [name], |row| row.get(0)) {
+        let columns = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+        match conn.query_row("SELECT value, sum FROM meta WHERE name=?1", [name], columns) {
             Err(rusqlite::Error::QueryReturnedNoRows) => Ok(0),
-            other => other.map_err(fail),
+            Ok((value, sum)) if sum != checksum(&[value], &[name.as_bytes()]) => {
+                Err(corrupt(path, format!("the mark {name:?} does not match its checksum")))
+            }
+            other => other.map(|(value, _)| value).map_err(fail),
         }
     };
     let (compacted, reserved, swept) = (meta("compacted")?, meta("reserved")?, meta("swept")?);
@@ -153,7 +166,8 @@ pub(crate) fn load(conn: &Connection, path: &Path) -> Result<Loaded> {
             return Ok(known.cast_unsigned());
         }
         let id = rand::random::<u64>().max(1);
-        conn.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", (name, id.cast_signed())).map_err(fail)?;
+        let (value, name_bytes) = (id.cast_signed(), name.as_bytes());
+        conn.execute(SET_META, (name, value, checksum(&[value], &[name_bytes]))).map_err(fail)?;
         Ok(id)
     };
     let identity = Identity { cluster_id: id("cluster")?, member_id: id("member")? };
@@ -176,6 +190,14 @@ pub(crate) fn load(conn: &Connection, path: &Path) -> Result<Loaded> {
         }
         last_id = row.id;
         let revision = row.id >> SUB_BITS;
+        // What the sweep has not come to yet has its version before it.
+        let before = live.get(row.key).map_or(0, |kv| kv.mod_revision);
+        if before != row.prev && (row.id > swept || before != 0) {
+            return Err(corrupt(
+                path,
+                format!("row {} follows revision {} of its key, but found is {before}", row.id, row.prev),
+            ));
+        }
         let old = if row.version == 0 {
             live.remove(row.key)
         } else {
@@ -192,10 +214,13 @@ pub(crate) fn load(conn: &Connection, path: &Path) -> Result<Loaded> {
 
     let mut leases = Vec::new();
     let mut records: OrdMap<LeaseId, LeaseRecord> = OrdMap::new();
-    let mut statement = conn.prepare("SELECT id, ttl, remaining FROM lease").map_err(fail)?;
+    let mut statement = conn.prepare("SELECT id, ttl, remaining, sum FROM lease").map_err(fail)?;
     let mut rows = statement.query([]).map_err(fail)?;
     while let Some(row) = rows.next().map_err(fail)? {
         let get = |i: usize| row.get::<_, i64>(i).map_err(fail);
+        if get(3)? != checksum(&[get(0)?, get(1)?, get(2)?], &[]) {
+            return Err(corrupt(path, format!("lease {:016x} does not match its checksum", get(0)?)));
+        }
         records.insert(get(0)?, LeaseRecord { ttl: get(1)?, keys: OrdSet::new() });
         leases.push((get(0)?, get(2)?));
     }
@@ -214,6 +239,29 @@ pub(crate) fn load(conn: &Connection, path: &Path) -> Result<Loaded> {
 }
 
 const SELECT_ROWS: &str = "SELECT id, key, create_revision, version, lease, prev, sum, value FROM history";
+
+/// Every step is a bijection of the state, so that a change within any one word is always seen.
+fn checksum(numbers: &[i64], blobs: &[&[u8]]) -> i64 {
+    const K: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut state = 0x6b65_6467_u64;
+    let mut mix = |word: u64| state = (state ^ word).wrapping_mul(K).rotate_left(29);
+    for number in numbers {
+        mix(*number as u64);
+    }
+    for bytes in blobs {
+        mix(bytes.len() as u64);
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            mix(u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        mix(u64::from_le_bytes(last));
+    }
+    ((state ^ (state >> 32)) & 0xffff_ffff) as i64
+}
+
+const SET_META: &str = "INSERT OR REPLACE INTO meta VALUES (?1, ?2, ?3)";
 
 /// A row, still in SQLite's page.
 struct HistoryRow<'r> {
@@ -247,25 +295,8 @@ impl<'r> HistoryRow<'r> {
         Ok(this)
     }
 
-    /// Every step is a bijection of the state, so that a change within any one word is always seen.
     fn sum(&self) -> i64 {
-        const K: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut state = 0x6b65_6467_u64;
-        let mut mix = |word: u64| state = (state ^ word).wrapping_mul(K).rotate_left(29);
-        for number in [self.id, self.create_revision, self.version, self.lease, self.prev] {
-            mix(number as u64);
-        }
-        for bytes in [self.key, self.value] {
-            mix(bytes.len() as u64);
-            let (words, rest) = bytes.as_chunks::<8>();
-            for word in words {
-                mix(u64::from_le_bytes(*word));
-            }
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            mix(u64::from_le_bytes(last));
-        }
-        ((state ^ (state >> 32)) & 0xffff_ffff) as i64
+        checksum(&[self.id, self.create_revision, self.version, self.lease, self.prev], &[self.key, self.value])
     }
 
     /// Copies key and value into one allocation.
@@ -370,8 +401,8 @@ impl<'c> Statements<'c> {
             commit: prepare("COMMIT")?,
             rollback: prepare("ROLLBACK")?,
             insert: prepare("INSERT INTO history VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?,
-            meta: prepare("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?,
-            lease: prepare("INSERT OR REPLACE INTO lease VALUES (?1, ?2, ?3)")?,
+            meta: prepare(SET_META)?,
+            lease: prepare("INSERT OR REPLACE INTO lease VALUES (?1, ?2, ?3, ?4)")?,
             lease_drop: prepare("DELETE FROM lease WHERE id=?1")?,
             sweep: prepare("SELECT id, key, prev, version FROM history WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3")?,
             drop_version: prepare("DELETE FROM history WHERE id>=?1 AND id<?2 AND key=?3")?,
@@ -409,15 +440,21 @@ impl<'c> Statements<'c> {
     }
 
     pub(crate) fn set_meta(&mut self, name: &str, value: i64) -> rusqlite::Result<()> {
-        self.meta.execute((name, value)).map(drop)
+        self.meta.execute((name, value, checksum(&[value], &[name.as_bytes()]))).map(drop)
     }
 
     pub(crate) fn set_lease(&mut self, id: LeaseId, ttl: i64, remaining: i64) -> rusqlite::Result<()> {
-        self.lease.execute((id, ttl, remaining)).map(drop)
+        self.lease.execute((id, ttl, remaining, checksum(&[id, ttl, remaining], &[]))).map(drop)
     }
 
     pub(crate) fn drop_lease(&mut self, id: LeaseId) -> rusqlite::Result<()> {
         self.lease_drop.execute([id]).map(drop)
+    }
+
+    /// Takes back every revision after `revision`, and every lease.
+    pub(crate) fn take_back(&self, conn: &Connection, revision: Revision) -> rusqlite::Result<()> {
+        conn.execute("DELETE FROM history WHERE id>=?1", [(revision + 1) << SUB_BITS])?;
+        conn.execute("DELETE FROM lease", []).map(drop)
     }
 
     /// The next rows after id `after` and not beyond `revision`.
@@ -451,13 +488,15 @@ impl<'c> Statements<'c> {
 pub(crate) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    /// Somebody has read what does not match its checksum.
+    damaged: AtomicBool,
 }
 
 impl Readers {
     const KEPT: usize = 2;
 
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, idle: Mutex::new(Vec::new()) }
+        Self { path, idle: Mutex::new(Vec::new()), damaged: AtomicBool::new(false) }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -472,11 +511,20 @@ impl Readers {
             None => connect(&self.path)?,
         };
         let result = read(&conn);
+        if let Err(error @ Error::Corrupt { .. }) = &result {
+            if !self.damaged.swap(true, Ordering::Relaxed) {
+                tracing::error!(%error, "the database is damaged: restore a snapshot");
+            }
+        }
         let mut idle = self.idle.lock();
         if result.is_ok() && idle.len() < Self::KEPT {
             idle.push(conn);
         }
         result
+    }
+
+    pub(crate) fn damaged(&self) -> &AtomicBool {
+        &self.damaged
     }
 
     pub(crate) fn clear(&self) {

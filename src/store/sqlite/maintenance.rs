@@ -89,11 +89,15 @@ impl Maintenance for SqliteStore {
         if self.shared.full.load(Ordering::Relaxed) {
             alarms.insert(Alarm::NoSpace);
         }
+        if self.shared.readers.damaged().load(Ordering::Relaxed) {
+            alarms.insert(Alarm::Corrupt);
+        }
         alarms.into_iter().collect()
     }
 
     fn is_on(&self, alarm: Alarm) -> bool {
-        self.shared.alarms.lock().contains(&alarm)
+        let damaged = alarm == Alarm::Corrupt && self.shared.readers.damaged().load(Ordering::Relaxed);
+        damaged || self.shared.alarms.lock().contains(&alarm)
     }
 
     async fn set_alarm(&self, alarm: Alarm, on: bool) -> Result<()> {
@@ -102,8 +106,9 @@ impl Maintenance for SqliteStore {
         // Off must work even when the disk has no place for that row.
         if !on {
             self.shared.alarms.lock().remove(&alarm);
-            if alarm == Alarm::NoSpace {
-                self.shared.full.store(false, Ordering::Relaxed);
+            match alarm {
+                Alarm::NoSpace => self.shared.full.store(false, Ordering::Relaxed),
+                Alarm::Corrupt => self.shared.readers.damaged().store(false, Ordering::Relaxed),
             }
         }
         self.ask(|reply| Command::SetMeta { name, value: i64::from(on), reply }).await?;

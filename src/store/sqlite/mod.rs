@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `state` is the snapshot, `apply` the transaction logic, `writer` the thread, `disk` the rows, `history` and `ring`
-//! the past, `watch` the delivery, `lease` the deadlines, `upkeep` compaction and checkpoints, `tasks` the timers.
+//! the past, `watch` the delivery, `lease` the deadlines, `upkeep` compaction and checkpoints, `mend` what
+//! follows an I/O error, `wal` the look at the log before it is opened, `tasks` the timers.
 //!
 //! Invariants: ST-1, ST-2, ST-3 (see the crate) and those of the modules.
 
@@ -17,6 +18,7 @@ mod disk;
 mod history;
 mod lease;
 mod maintenance;
+mod mend;
 pub(crate) mod restore;
 mod ring;
 mod state;
@@ -24,6 +26,7 @@ mod tasks;
 #[cfg(test)]
 pub(crate) mod tests;
 mod upkeep;
+mod wal;
 mod watch;
 mod writer;
 
@@ -46,7 +49,7 @@ use self::disk::{Loaded, Readers};
 use self::lease::{Deadlines, MAX_TTL, MIN_TTL, Renewed};
 use self::ring::Ring;
 use self::watch::Hub;
-use self::writer::{Command, Shared, Writer};
+use self::writer::{Command, Rest, Shared, Writer};
 use crate::{
     Error, KeyRange, Lease, LeaseId, LeaseStatus, RangeRequest, RangeResponse, Result, Revision, Store, StoreSize,
     TxnRequest, TxnResponse, WatchRequest, Watcher,
@@ -171,22 +174,33 @@ impl SqliteStore {
         let thread = move || {
             // Watchers that fall behind are resumed by tasks.
             let _entered = runtime.enter();
-            let path = for_writer.config.path.clone();
-            let pages = Arc::clone(&for_writer);
-            let hook = conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, count: i32| {
-                pages.wal_pages.store(count.unsigned_abs(), Ordering::Relaxed);
-                Ok(())
-            }));
-            let start = || {
-                hook.map_err(|e| disk::db_error(&path, e))?;
-                Writer::new(for_writer, &conn, &path, (reserved, swept))?.run(&commands);
-                Ok::<_, Error>(())
-            };
-            if let Err(error) = start() {
-                error!(%error, "the writer cannot start");
-            }
-            if let Err((_, error)) = conn.close() {
-                error!(%error, "closing the database failed");
+            let mut rest = Rest { unflushed: Vec::new(), reserved, swept };
+            let mut opened = mend::count_pages(&for_writer, &mut conn).map(|()| conn);
+            loop {
+                let conn = match opened {
+                    Ok(conn) => conn,
+                    Err(error) => {
+                        error!(%error, "the writer cannot start");
+                        break;
+                    }
+                };
+                let path = for_writer.config.path.clone();
+                let ended = match Writer::new(Arc::clone(&for_writer), &conn, &path, rest) {
+                    Ok(writer) => writer.run(&commands),
+                    Err(error) => {
+                        error!(%error, "the writer cannot start");
+                        None
+                    }
+                };
+                if let Err((_, error)) = conn.close() {
+                    error!(%error, "closing the database failed");
+                }
+                let Some((kept, error)) = ended else { break };
+                rest = kept;
+                match mend::mend(&for_writer, &commands, &mut rest, &error) {
+                    Some(conn) => opened = Ok(conn),
+                    None => break,
+                }
             }
             drop(lock);
         };

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::disk::{SUB_BITS, Statements, connect, db_error};
 use super::state::Snapshot;
 use super::writer::Shared;
-use crate::{Result, Revision};
+use crate::{Error, Result, Revision};
 
 /// The least time between two steps when writers are waiting.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -77,13 +77,18 @@ impl Upkeep {
         self.last_step.is_none_or(|last| now.saturating_duration_since(last) >= pause)
     }
 
+    pub(crate) fn swept(&self) -> i64 {
+        self.swept
+    }
+
+    /// `Some`: the disk has failed.
     pub(crate) fn step(
         &mut self,
         shared: &Shared,
         conn: &Connection,
         statements: &mut Statements<'_>,
         working: &Snapshot,
-    ) {
+    ) -> Option<Error> {
         let started = shared.config.clock.instant();
         let target = sweep_target(working);
         let result = if self.swept < end_of(target) {
@@ -94,12 +99,12 @@ impl Upkeep {
         };
         let now = shared.config.clock.instant();
         self.last_step = Some(now);
-        if let Err(error) = result {
-            warn!(%error, "upkeep of the database failed");
-            self.not_before = Some(now + RETRY);
-            answer(&mut self.until_swept, Err(error.clone()));
-            answer(&mut self.until_small, Err(error));
-        }
+        let error = result.err()?;
+        warn!(%error, "upkeep of the database failed");
+        self.not_before = Some(now + RETRY);
+        answer(&mut self.until_swept, Err(error.clone()));
+        answer(&mut self.until_small, Err(error.clone()));
+        (!matches!(error, Error::NoSpace)).then_some(error)
     }
 
     /// Called when anything else happens: after an error upkeep resumes with the first command after a while.

@@ -112,6 +112,35 @@ pub(crate) enum Command {
     Shutdown,
 }
 
+impl Command {
+    /// Answers without doing anything.
+    pub(crate) fn refuse(self, error: &Error) {
+        let error = error.clone();
+        // Whoever asked may have gone.
+        match self {
+            Self::Txn { reply, .. } => drop(reply.send(Err(error))),
+            Self::Grant { reply, .. } => drop(reply.send(Err(error))),
+            Self::Revoke { reply, .. } | Self::Sync { reply } => drop(reply.send(Err(error))),
+            Self::Compact { reply, .. }
+            | Self::Expire { reply }
+            | Self::PersistLeases { reply, .. }
+            | Self::SetMeta { reply, .. }
+            | Self::Swept { reply }
+            | Self::Defragment { reply } => drop(reply.send(Err(error))),
+            Self::Flush | Self::Checkpoint | Self::Shutdown => {}
+        }
+    }
+}
+
+/// What of a writer outlives its connection.
+pub(crate) struct Rest {
+    /// Published and acknowledged, not on disk.
+    pub(crate) unflushed: Vec<Arc<Event>>,
+    pub(crate) reserved: Revision,
+    /// Rows up to this id are swept.
+    pub(crate) swept: i64,
+}
+
 /// An answer that waits for the commit.
 enum Answer {
     Txn(Reply<TxnResponse>, TxnResponse),
@@ -165,6 +194,8 @@ pub(crate) struct Writer<'c> {
     last_batch: usize,
     /// The last commit failed.
     failing: bool,
+    /// The disk has failed, and this connection with it.
+    broken: Option<Error>,
 }
 
 impl<'c> Writer<'c> {
@@ -172,7 +203,7 @@ impl<'c> Writer<'c> {
         shared: Arc<Shared>,
         conn: &'c Connection,
         path: &'c std::path::Path,
-        (reserved, swept): (Revision, i64),
+        rest: Rest,
     ) -> Result<Self> {
         let working = Snapshot::clone(&shared.snapshot.load());
         let statements = Statements::prepare(conn, path)?;
@@ -180,7 +211,7 @@ impl<'c> Writer<'c> {
             shared,
             conn,
             statements,
-            upkeep: Upkeep::new(swept),
+            upkeep: Upkeep::new(rest.swept),
             working,
             events: Vec::new(),
             lease_rows: Vec::new(),
@@ -188,17 +219,23 @@ impl<'c> Writer<'c> {
             answers: Vec::new(),
             batch_bytes: 0,
             durable: false,
-            unflushed: Vec::new(),
-            unflushed_bytes: 0,
-            reserved,
+            unflushed_bytes: rest.unflushed.iter().map(|e| e.kv.key.len() + e.kv.value.len()).sum(),
+            unflushed: rest.unflushed,
+            reserved: rest.reserved,
             last_batch: 0,
             failing: false,
+            broken: None,
         })
     }
 
-    /// Runs until it is told to shut down or nobody can send any more.
-    pub(crate) fn run(mut self, queue: &Receiver<Command>) {
+    /// Runs until it is told to shut down or nobody can send any more, or, `Some`, until the disk fails.
+    pub(crate) fn run(mut self, queue: &Receiver<Command>) -> Option<(Rest, Error)> {
         loop {
+            if let Some(error) = self.broken.take() {
+                let (unflushed, reserved, swept) = (self.unflushed, self.reserved, self.upkeep.swept());
+                let rest = Rest { unflushed, reserved, swept };
+                return Some((rest, error));
+            }
             self.upkeep.wake(&*self.shared.config.clock);
             let busy = self.upkeep.pending(&self.working);
             let first = if busy {
@@ -220,11 +257,15 @@ impl<'c> Writer<'c> {
                     break;
                 }
             }
-            if busy && (idle || self.upkeep.is_due(&self.working, self.shared.config.clock.instant())) {
-                self.upkeep.step(&self.shared, self.conn, &mut self.statements, &self.working);
+            if busy
+                && self.broken.is_none()
+                && (idle || self.upkeep.is_due(&self.working, self.shared.config.clock.instant()))
+            {
+                self.broken = self.upkeep.step(&self.shared, self.conn, &mut self.statements, &self.working);
             }
         }
         self.shutdown();
+        None
     }
 
     /// Applies `first` and whatever else is waiting, commits once, and answers. False: shut down.
@@ -447,8 +488,12 @@ impl<'c> Writer<'c> {
                 if matches!(error, Error::NoSpace) {
                     // A WAL that starts over may leave room for small writes, such as those that free space.
                     self.upkeep.relieve(&self.shared, self.conn);
+                    self.answer(Err(error));
+                } else {
+                    // It may be on the disk, and found there if the machine fails before it is taken back.
+                    self.answer(Err(Error::Unknown { detail: error.to_string() }));
+                    self.broken = Some(error);
                 }
-                self.answer(Err(error));
                 if !self.unflushed.is_empty() {
                     self.shared.unflushed.notify_one();
                 }

@@ -1,10 +1,12 @@
 //! Tests of the face: against a real etcd, with etcd's own client, by hand, and with nonsense.
 
+mod checker;
 mod differential;
 mod etcdctl;
 mod fuzz;
 mod harness;
 mod library;
+mod linearizable;
 mod streams;
 mod transports;
 

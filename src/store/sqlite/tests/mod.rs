@@ -2,6 +2,8 @@
 
 mod crash;
 mod durability;
+mod faults;
+mod full;
 mod model;
 
 mod watches;
