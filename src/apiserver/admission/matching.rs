@@ -214,6 +214,8 @@ pub(super) struct Subject<'r> {
     kinds: &'r Kinds,
     place: Place,
     others: OnceLock<Vec<Arc<Kind>>>,
+    /// The request as most expressions see it.
+    told: OnceLock<Arc<Value>>,
 }
 
 impl<'r> Subject<'r> {
@@ -231,7 +233,7 @@ impl<'r> Subject<'r> {
             };
             found.map_or_else(|| Place::Missing(request.namespace.to_owned()), Place::Namespace)
         };
-        Self { request, kinds, place, others: OnceLock::new() }
+        Self { request, kinds, place, others: OnceLock::new(), told: OnceLock::new() }
     }
 
     /// The namespace of the request as expressions see it; null where there is none, and for namespaces themselves.
@@ -289,6 +291,15 @@ impl<'r> Subject<'r> {
             });
             others.cloned().collect()
         })
+    }
+
+    /// `request` of expressions.
+    pub fn told(&self, found: &Match) -> Arc<Value> {
+        let tell = |kind: &Kind| Arc::new(super::expression::request_value(self.request, kind));
+        match found {
+            Match::Own => self.told.get_or_init(|| tell(self.request.kind)).clone(),
+            Match::Other(kind) => tell(kind),
+        }
     }
 
     /// The resource's kind that a hook is shown.

@@ -1,10 +1,11 @@
 //! The request as one hook sees it: objects of the version that the hook's rules name.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::expression::{Compiled, Inputs, Questions, request_value};
+use super::expression::{Compiled, Inputs, Questions};
 use super::matching::{Match, Subject};
 
 pub(super) static NULL: Value = Value::Null;
@@ -14,7 +15,7 @@ pub(super) struct Shown<'v> {
     pub object: Cow<'v, Value>,
     pub old: Cow<'v, Value>,
     /// `request` of expressions.
-    request: Value,
+    request: Arc<Value>,
 }
 
 impl<'v> Shown<'v> {
@@ -24,7 +25,7 @@ impl<'v> Shown<'v> {
         let old = subject.request.old_object.unwrap_or(&NULL);
         let shown = subject.shown(&found, object).await?;
         let old = subject.shown(&found, old).await?;
-        let request = request_value(subject.request, subject.kind_of(&found));
+        let request = subject.told(&found);
         Ok(Self { object: shown, old, request, found })
     }
 

@@ -20,7 +20,7 @@ use ::http::{HeaderMap, Method, Request, Response};
 use api::Kind;
 use apimachinery::gvk::GroupResource;
 use apimachinery::status::Status;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use kubelet::{Kubelets, Target};
 
@@ -116,9 +116,48 @@ async fn admit(connect: &Connect<'_>, user: &User, kind: &Kind, notes: &RequestN
         server: Some(connect.server),
         reinvocation: Reinvocation::default(),
     };
-    let mut none = Value::Null;
-    connect.server.admission.mutate(&request, &mut none).await?;
-    connect.server.admission.validate(&request, &none).await
+    let mut asked = asked(connect.info, kind);
+    connect.server.admission.mutate(&request, &mut asked).await?;
+    connect.server.admission.validate(&request, &asked).await
+}
+
+/// What is asked for, as the object that admission sees: `PodExecOptions` and its like.
+fn asked(info: &RequestInfo, kind: &Kind) -> Value {
+    let Some(sub) = crate::registry::find_subresource(kind, &info.subresource) else { return Value::Null };
+    let mut options = json!({"kind": sub.kind, "apiVersion": "v1"});
+    let query = &info.query;
+    match info.subresource.as_str() {
+        "exec" | "attach" => {
+            for key in ["stdin", "stdout", "stderr", "tty"] {
+                if crate::wire::query::flag(query, key) == Some(true) {
+                    options[key] = json!(true);
+                }
+            }
+            if let Some(container) = query.get("container").filter(|name| !name.is_empty()) {
+                options["container"] = json!(container);
+            }
+            let command = query.all("command");
+            if !command.is_empty() && info.subresource == "exec" {
+                options["command"] = json!(command);
+            }
+        }
+        "portforward" => {
+            let numbers = query.all("ports").into_iter().flat_map(|text| text.split(','));
+            let ports: Vec<u16> = numbers.filter_map(|text| text.trim().parse().ok()).collect();
+            if !ports.is_empty() {
+                options["ports"] = json!(ports);
+            }
+        }
+        _ => {
+            let path = info.parts.get(3..).unwrap_or_default().join("/");
+            match query.get("path") {
+                Some(path) => options["path"] = json!(path),
+                None if !path.is_empty() => options["path"] = json!(path),
+                None => {}
+            }
+        }
+    }
+    options
 }
 
 impl Connect<'_> {
