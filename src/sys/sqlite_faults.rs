@@ -5,7 +5,7 @@
 //! syncing, which first ask whether a fault is set for the file.
 //!
 //! Invariants:
-//! - SF-1: without a fault nothing differs from SQLite's own access.
+//! - SQF-1: without a fault nothing differs from SQLite's own access.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_int, c_void};
