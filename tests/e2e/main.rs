@@ -12,9 +12,12 @@
 mod access;
 mod app;
 mod bad_input;
+mod bundle;
+mod custom_resources;
 mod datastore;
 mod etcd;
 mod network;
+mod plane;
 mod probes;
 mod resources;
 mod rollout;
@@ -55,6 +58,8 @@ fn scenarios() -> Vec<&'static Scenario> {
         startup::SCENARIOS,
         datastore::SCENARIOS,
         etcd::SCENARIOS,
+        custom_resources::SCENARIOS,
+        bundle::SCENARIOS,
         app::SCENARIOS,
         network::SCENARIOS,
         workloads::SCENARIOS,
@@ -127,7 +132,8 @@ fn missing() -> Option<String> {
     if command::quiet("id", &["-u"]).trim() != "0" {
         return Some("needs root: containers and networks are made".into());
     }
-    let programs = ["containerd", "runc", "nft", "ip", "busybox", "curl", "script", "unshare", "setpriv"];
+    let programs =
+        ["containerd", "runc", "nft", "ip", "busybox", "curl", "script", "unshare", "setpriv", "python3", "openssl"];
     let lacking: Vec<&str> = programs.into_iter().filter(|program| command::find(program).is_none()).collect();
     if !lacking.is_empty() {
         return Some(format!("{} not installed: `scripts/test.sh` installs what is needed", lacking.join(", ")));
