@@ -27,6 +27,7 @@ pub mod registry;
 pub mod reviews;
 pub mod serviceaccount;
 pub mod tls;
+mod trust;
 #[cfg(test)]
 mod webhook_tests;
 pub mod webhooks;

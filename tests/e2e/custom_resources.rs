@@ -133,7 +133,8 @@ fn verbs() {
     contains(&p.k("describe wd b"), "Colour:  red");
     p.k("delete wd --all");
     p.k("delete crd widgets.test.kedge.dev");
-    contains(&p.run("get wd").refused(), "the server doesn't have a resource type \"wd\"");
+    // kubectl may still know the name from its cache.
+    p.run("get wd").refused();
 }
 
 fn old_kubectl() {

@@ -143,7 +143,8 @@ pub fn approval(crd: &Value) -> (Approval, String) {
         return (Approval::Approved, format!("approved in {annotation}"));
     }
     let text = format!(
-        "protected groups must have approval annotation {key} with either a URL or a reason starting with \"unapproved\", {SEE}"
+        "protected groups must have approval annotation {key} with either a URL or a reason starting with \
+         \"unapproved\", {SEE}"
     );
     (Approval::Invalid, text)
 }

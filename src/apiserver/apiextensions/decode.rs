@@ -43,8 +43,8 @@ fn settle(decoded: &Decoded, validation: FieldValidation, warn: &dyn Fn(String))
     Ok(())
 }
 
-/// Defaults first, so that a null with a default is no null. An object of another kind is left alone: validation refuses
-/// it.
+/// Defaults first, so that a null with a default is no null. An object of another kind is left alone: validation
+/// refuses it.
 fn shape(custom: &CustomResource, value: &mut Value) -> Result<Vec<String>, String> {
     if value["kind"] != custom.definition.kind.as_str() {
         return Ok(Vec::new());

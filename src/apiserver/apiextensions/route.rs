@@ -1,5 +1,5 @@
-//! Which requests a custom resource answers at all: upstream serves these beside its router, so the refusals differ from
-//! those of built-in kinds.
+//! Which requests a custom resource answers at all: upstream serves these beside its router, so the refusals differ
+//! from those of built-in kinds.
 
 use ::http::header::CONTENT_TYPE;
 use ::http::{HeaderMap, Method, Response};

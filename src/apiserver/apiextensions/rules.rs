@@ -233,12 +233,14 @@ impl Run {
                     let text = error.to_string();
                     let detail = if text.starts_with("no such overload") {
                         format!(
-                            "'{text}': call arguments did not match a supported operator, function or macro signature for rule: {}",
+                            "'{text}': call arguments did not match a supported operator, function or macro \
+                             signature for rule: {}",
                             rule.shown()
                         )
                     } else if error.is_cost_limit() {
                         let detail = format!(
-                            "'{text}': no further validation rules will be run due to call cost exceeds limit for rule: {}",
+                            "'{text}': no further validation rules will be run due to call cost exceeds limit for \
+                             rule: {}",
                             rule.shown()
                         );
                         return self.spent(path, ty, &detail);
@@ -300,7 +302,11 @@ impl Run {
             Err(Spent)
         };
         let Some(cost) = i64::try_from(outcome.cost).ok().filter(|cost| *cost <= self.budget) else {
-            return refuse("messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run".to_owned());
+            return refuse(
+                "messageExpression evaluation failed due to running out of cost budget, no further \
+                validation rules will be run"
+                    .to_owned(),
+            );
         };
         if outcome.result.as_ref().is_err_and(cel::EvalError::is_cost_limit) {
             return refuse(format!(

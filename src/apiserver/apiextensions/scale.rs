@@ -217,7 +217,8 @@ mod tests {
             texts,
             [
                 ".spec.replicas: Invalid value: -1: should be a non-negative integer",
-                ".status.replicas: Invalid value: 0: .status.replicas accessor error: x is of the type string, expected int64"
+                ".status.replicas: Invalid value: 0: .status.replicas accessor error: x is of the type string, \
+                 expected int64"
             ]
         );
     }

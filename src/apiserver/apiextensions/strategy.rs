@@ -175,7 +175,8 @@ impl Strategy for CustomResource {
             }
             if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.as_str()) {
                 warnings.push(format!(
-                    "metadata.finalizers: {name}: prefer a domain-qualified finalizer name to avoid accidental conflicts with other finalizer writers"
+                    "metadata.finalizers: {name}: prefer a domain-qualified finalizer name to avoid accidental \
+                     conflicts with other finalizer writers"
                 ));
             }
         }
@@ -243,7 +244,8 @@ impl CustomResource {
             errors.invalid(
                 Path::nil(),
                 Value::Null,
-                "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
+                "some validation rules were not checked because the object was invalid; correct the existing errors \
+                 to complete validation",
             );
             return;
         }

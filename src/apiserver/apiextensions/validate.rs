@@ -172,7 +172,8 @@ fn check_type(found: &mut Found, value: &Value, node: &Node, at: &At<'_>) {
         && matches!(value, Value::Number(number) if whole(number));
     let int_as_float = ty == "integer" && node.ty == Ty::Number;
     let textual = matches!(value, Value::String(_) | Value::Array(_));
-    if !textual && !format.is_empty() && !(contains || number_format == format || float_as_int || int_as_float) {
+    let known = contains || number_format == format || float_as_int || int_as_float;
+    if !(textual || format.is_empty() || known) {
         return found.wrong_type(at, format, number_format);
     }
     if !numeric && !format.is_empty() && textual {
@@ -537,9 +538,8 @@ mod tests {
         );
         assert_eq!(
             errors(one, json!({"a": "", "b": ""})),
-            [
-                "<nil>: Invalid value: \"\": \"spec\" must validate one and only one schema (oneOf). Found 2 valid alternatives"
-            ]
+            ["<nil>: Invalid value: \"\": \"spec\" must validate one and only one schema (oneOf). Found 2 valid \
+                 alternatives"]
         );
         let not = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "not": {"required": ["a"]}});
         assert_eq!(
@@ -550,12 +550,12 @@ mod tests {
 
     #[test]
     fn what_did_not_change_is_not_reported() {
-        let node = Node::of_resource(
-            &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        let node =
+            Node::of_resource(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
             "a": {"type": "string", "maxLength": 3}, "b": {"type": "string"},
             "l": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
-                "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "string", "maxLength": 1}}}}}}}}),
-        );
+                "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {
+                    "type": "string", "maxLength": 1}}}}}}}}));
         let old = json!({"spec": {"a": "long", "b": "x", "l": [{"k": "a", "v": "xx"}]}});
         let new = json!({"spec": {"a": "long", "b": "y", "l": [{"k": "b", "v": "x"}, {"k": "a", "v": "xx"}]}});
         assert!(validate(&new, &node, Some(&old)).is_empty());

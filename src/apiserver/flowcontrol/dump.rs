@@ -163,11 +163,11 @@ fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
         .collect();
     let mut out = String::new();
     for line in &lines {
-        for at in 0..line.len() {
+        for (at, width) in widths.iter().enumerate().take(line.len()) {
             let text = cell(line, at);
             out.push_str(&text);
             if at + 1 < line.len() {
-                out.extend(std::iter::repeat_n(' ', widths[at].saturating_sub(text.len())));
+                out.extend(std::iter::repeat_n(' ', width.saturating_sub(text.len())));
             }
         }
         out.push('\n');
