@@ -92,7 +92,7 @@ fn pod(account: &str) -> Value {
             "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
             "ports": [{"containerPort": 9443, "name": "webhook"}],
             "livenessProbe": {"httpGet": {"path": "/healthz", "port": 8081}},
-            "resources": {"limits": {"cpu": "500m", "memory": "0.5Gi"}, "requests": {"cpu": 0.1, "memory": "64Mi"}},
+            "resources": {"limits": {"cpu": "500m", "memory": "512Mi"}, "requests": {"cpu": "100m", "memory": "64Mi"}},
             "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}})
 }
 
@@ -152,7 +152,7 @@ fn objects() -> Vec<Value> {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
             "subjects": [{"kind": "ServiceAccount", "name": "operator-0", "namespace": "operator-system"}]}),
         ));
-        all.push(object("v1", "Secret", &name, json!({"type": "Opaque", "stringData": {"password": "x"}})));
+        all.push(object("v1", "Secret", &name, json!({"type": "Opaque", "data": {"password": "eA=="}})));
         all.push(object(
             "policy/v1",
             "PodDisruptionBudget",
@@ -193,7 +193,7 @@ fn objects() -> Vec<Value> {
             &format!("engine-{n}"),
             json!({"spec": {"replicas": n % 5, "port": if n % 3 == 0 { json!("http") } else { json!(80) },
                 "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"free": "form"}}},
-                "storage": {"class": null}, "rules": [{"name": "one"}, {"name": "two", "weight": 3}]}}),
+                "storage": {"class": "fast"}, "rules": [{"name": "one"}, {"name": "two", "weight": 3}]}}),
         ));
     }
     all

@@ -74,7 +74,11 @@ impl Plane {
 
     #[track_caller]
     pub fn established(&self, definition: &str) {
-        self.k(&format!("wait --for=condition=Established crd/{definition} --timeout=20s"));
+        // Right after the creation the conditions are null, which kubectl takes ill.
+        until(&format!("{definition} is established"), LIMIT, || {
+            let line = format!("wait --for=condition=Established crd/{definition} --timeout=20s");
+            self.run(&line).success().then_some(())
+        });
     }
 
     /// A file in the server's folder with this text.
