@@ -3,9 +3,11 @@
 //! Invariants:
 //! - GR-1: checking never panics and never recurses: patterns come from anybody.
 
+use std::collections::HashSet;
+
 /// Err: Go's message, `error parsing regexp: missing closing ): …`.
 pub(crate) fn check(pattern: &str) -> Result<(), String> {
-    Checker { pattern, depth: 0, atom: false }
+    Checker { pattern, depth: 0, atom: false, levels: vec![1], last: 1 }
         .run()
         .map_err(|(what, part)| format!("error parsing regexp: {what}: `{part}`"))
 }
@@ -26,6 +28,10 @@ struct Checker<'a> {
     depth: usize,
     /// Something is there that can be repeated.
     atom: bool,
+    /// For each open group the largest product of counts, one in the other, in what it has so far.
+    levels: Vec<u32>,
+    /// The same for what would be repeated next.
+    last: u32,
 }
 
 impl<'a> Checker<'a> {
@@ -33,16 +39,18 @@ impl<'a> Checker<'a> {
         let mut rest = self.pattern;
         // where the last repetition began, while nothing but repetitions follow it
         let mut repeated: Option<&'a str> = None;
-        let mut names: Vec<&'a str> = Vec::new();
+        let mut names: HashSet<&'a str> = HashSet::new();
         while let Some(c) = rest.chars().next() {
             let mut repeats = None;
+            if !matches!(c, ')' | '*' | '+' | '?' | '{') {
+                self.last = 1;
+            }
             match c {
                 '(' if rest.starts_with("(?") => {
                     rest = self.group(rest, &mut names)?;
                 }
                 '(' => {
-                    self.depth += 1;
-                    self.atom = false;
+                    self.open();
                     rest = &rest[1..];
                 }
                 '|' => {
@@ -55,6 +63,8 @@ impl<'a> Checker<'a> {
                     }
                     self.depth -= 1;
                     self.atom = true;
+                    self.last = self.levels.pop().unwrap_or(1);
+                    self.counts();
                     rest = &rest[1..];
                 }
                 '[' => {
@@ -72,11 +82,17 @@ impl<'a> Checker<'a> {
                             return Err((BAD_COUNT, between(rest, after)));
                         }
                         let lazy = self.repetition(rest, after, repeated)?;
+                        self.last = self.last.saturating_mul(most(between(rest, after)).max(1));
+                        if self.last > MAX_COUNT {
+                            return Err((BAD_COUNT, between(rest, lazy)));
+                        }
+                        self.counts();
                         repeats = Some(rest);
                         rest = lazy;
                     }
                     None => {
                         self.atom = true;
+                        self.last = 1;
                         rest = &rest[1..];
                     }
                 },
@@ -94,6 +110,19 @@ impl<'a> Checker<'a> {
         if self.depth > 0 { Err(("missing closing )", self.pattern)) } else { Ok(()) }
     }
 
+    fn open(&mut self) {
+        self.depth += 1;
+        self.atom = false;
+        self.levels.push(1);
+    }
+
+    /// What was just seen is part of the innermost open group.
+    fn counts(&mut self) {
+        if let Some(level) = self.levels.last_mut() {
+            *level = (*level).max(self.last);
+        }
+    }
+
     /// After an operator of repetition, which began at `from` and ends before `after`.
     fn repetition(&self, from: &'a str, after: &'a str, repeated: Option<&'a str>) -> Result<&'a str, Failure<'a>> {
         let after = after.strip_prefix('?').unwrap_or(after);
@@ -107,7 +136,7 @@ impl<'a> Checker<'a> {
     }
 
     /// `(?…`
-    fn group(&mut self, from: &'a str, names: &mut Vec<&'a str>) -> Result<&'a str, Failure<'a>> {
+    fn group(&mut self, from: &'a str, names: &mut HashSet<&'a str>) -> Result<&'a str, Failure<'a>> {
         let named = from.strip_prefix("(?P<").or_else(|| from.strip_prefix("(?<"));
         if let Some(rest) = named {
             let Some(end) = rest.find('>') else { return Err((BAD_CAPTURE, from)) };
@@ -116,12 +145,10 @@ impl<'a> Checker<'a> {
             if !valid {
                 return Err((BAD_CAPTURE, between(from, after)));
             }
-            if names.contains(&name) {
+            if !names.insert(name) {
                 return Err(("duplicate capture group name", name));
             }
-            names.push(name);
-            self.depth += 1;
-            self.atom = false;
+            self.open();
             return Ok(after);
         }
         let mut rest = &from[2..];
@@ -133,8 +160,7 @@ impl<'a> Checker<'a> {
                 '-' if !negative => (negative, flag) = (true, false),
                 ':' | ')' if !negative || flag => {
                     if c == ':' {
-                        self.depth += 1;
-                        self.atom = false;
+                        self.open();
                     }
                     return Ok(rest);
                 }
@@ -143,6 +169,12 @@ impl<'a> Checker<'a> {
         }
         Err((BAD_PERL, between(from, rest)))
     }
+}
+
+/// The larger number of `{2,3}`, the only one of `{2}` and `{2,}`.
+fn most(count: &str) -> u32 {
+    let numbers = count.trim_matches(['{', '}']).split(',').rev();
+    numbers.filter_map(|number| number.parse().ok()).next().unwrap_or(0)
 }
 
 /// What stands from `from` up to `after`, which is its end.
@@ -360,6 +392,8 @@ mod tests {
             ("(|+?)", "missing argument to repetition operator: `+?`"),
             ("a**", "invalid nested repetition operator: `**`"),
             ("a{1001}", "invalid repeat count: `{1001}`"),
+            ("(a{100}){11}", "invalid repeat count: `{11}`"),
+            ("((b|a{2,50}){10,}c){3}", "invalid repeat count: `{3}`"),
             ("a{3,2}", "invalid repeat count: `{3,2}`"),
             ("(?=a)", "invalid or unsupported Perl syntax: `(?=`"),
             ("(?!a)", "invalid or unsupported Perl syntax: `(?!`"),

@@ -185,12 +185,15 @@ impl Quantity {
             n /= 10;
             exponent += 1;
         }
-        while exponent % 3 != 0 || (exponent > 18 && self.format != Format::DecimalExponent) {
-            match n.checked_mul(10) {
-                Some(next) => n = next,
-                None => break,
+        let raised = |to: i32| 10_i128.checked_pow(u32::try_from(exponent - to).ok()?)?.checked_mul(n);
+        let multiple = exponent - exponent.rem_euclid(3);
+        let most = if self.format == Format::DecimalExponent { multiple } else { multiple.min(18) };
+        // A number too large for every suffix, and for all its digits, is told by its exponent.
+        for to in [most, multiple] {
+            if let Some(next) = raised(to) {
+                (n, exponent) = (next, to);
+                break;
             }
-            exponent -= 1;
         }
         if self.format != Format::DecimalExponent
             && let Some((suffix, _)) = DECIMAL.iter().find(|(_, e)| *e == exponent)

@@ -32,7 +32,8 @@ impl RequestNotes {
     pub fn warn(&self, text: impl Into<String>) {
         let text = text.into();
         let mut warnings = self.warnings.lock();
-        if !text.is_empty() && !warnings.contains(&text) {
+        // As many of even the shortest are more than a response shows.
+        if !text.is_empty() && warnings.len() < TOTAL && !warnings.contains(&text) {
             warnings.push(text);
         }
     }

@@ -4,6 +4,7 @@
 //! - TL-1: TLS 1.2 or newer; a client certificate that the client CA did not sign ends the handshake.
 //! - TL-2: a connection that does not finish its handshake or its request headers in time is closed; there are never
 //!   more than [`MAX_CONNECTIONS`].
+//! - TL-4: a connection whose other end is gone or never reads is closed, also when nothing is sent (half-open watches).
 //! - TL-3: on shutdown no connection is accepted any more, requests under way may end within [`DRAIN`], then every
 //!   connection is closed.
 
@@ -44,6 +45,10 @@ const HEADERS: Duration = Duration::from_secs(90);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Of a request body that nobody reads, this much is read and thrown away.
 const DRAINED: usize = 256 * 1024;
+/// A silent peer is asked whether it is still there (Go's numbers): watches have nothing to say for hours.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// A peer that has not taken what was sent for so long is gone, or never reads: its connection is closed.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(180);
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// What the server presents, and whom it lets in with a certificate. PEM in, ready for [`serve`].
@@ -228,11 +233,14 @@ impl Drop for Drained {
     fn drop(&mut self) {
         let Some(mut body) = self.body.take().filter(|body| self.drains && !body.is_end_stream()) else { return };
         self.tasks.spawn(async move {
-            let mut left = DRAINED;
-            while let Ok(Some(Ok(frame))) = tokio::time::timeout(HANDSHAKE, body.frame()).await {
-                let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
-                left = rest;
-            }
+            let drain = async move {
+                let mut left = DRAINED;
+                while let Some(Ok(frame)) = body.frame().await {
+                    let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+                    left = rest;
+                }
+            };
+            let _ = tokio::time::timeout(HANDSHAKE, drain).await;
         });
     }
 }
@@ -243,6 +251,10 @@ async fn handshake(
     addr: std::net::SocketAddr,
 ) -> Option<(tokio_rustls::server::TlsStream<TcpStream>, PeerIdentity)> {
     let _ = stream.set_nodelay(true);
+    let socket = socket2::SockRef::from(&stream);
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {

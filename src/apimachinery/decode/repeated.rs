@@ -3,6 +3,9 @@
 use super::node::Node;
 use std::collections::HashSet;
 
+/// More are not told of (upstream's number): a document of repeated keys must not make an error many times its size.
+const MAX_FOUND: usize = 100;
+
 fn step<T>(path: &mut String, key: &str, inside: impl FnOnce(&mut String) -> T) -> T {
     let length = path.len();
     if length > 0 {
@@ -14,7 +17,7 @@ fn step<T>(path: &mut String, key: &str, inside: impl FnOnce(&mut String) -> T) 
     result
 }
 
-/// Paths of repeated keys anywhere in a document, in document order.
+/// Paths of repeated keys anywhere in a document, in document order; at most [`MAX_FOUND`].
 pub fn repeated_keys(node: &Node) -> Vec<String> {
     let mut found = Vec::new();
     repeated(node, &mut String::new(), &mut found);
@@ -27,7 +30,7 @@ fn repeated(node: &Node, path: &mut String, found: &mut Vec<String>) {
             let mut given = HashSet::new();
             for (key, value) in entries {
                 step(path, key, |path| {
-                    if !given.insert(key) && !found.contains(path) {
+                    if !given.insert(key) && found.len() < MAX_FOUND && !found.contains(path) {
                         found.push(path.clone());
                     }
                     repeated(value, path, found);

@@ -2,16 +2,24 @@
 //!
 //! Invariants:
 //! - DY-1: only the first document counts; its mappings come out sorted by key, each key once, the last value winning.
-//! - DY-2: aliases cannot multiply the document without bound.
+//! - DY-3: values nest no deeper than in JSON, aliases counted, and reading them takes no stack.
+//! - DY-2: aliases and anchors cannot multiply the document without bound, neither its nodes nor its texts.
 
+use super::json::MAX_DEPTH;
 use super::node::Node;
 use super::yaml_errors;
 use crate::goformat::{float, quote};
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use std::collections::{BTreeMap, HashMap};
 
-/// Nodes that aliases may add.
+/// What aliases may add: nodes, and the bytes of their texts in units of [`TEXT_UNIT`].
 const MAX_ALIASED: usize = 100_000;
+/// What anchors may keep, counted alike. Anchors inside anchors keep their content several times.
+const MAX_ANCHORED: usize = 1_000_000;
+/// So many bytes of text cost as much as a node.
+const TEXT_UNIT: usize = 64;
+const TOO_DEEP: &str = "yaml: exceeded max depth";
+const EXCESSIVE: &str = "yaml: document contains excessive aliasing";
 
 #[derive(Debug)]
 pub struct Yaml {
@@ -29,6 +37,7 @@ pub fn parse(bytes: &[u8]) -> Result<Yaml, String> {
         parser: Parser::new_from_str_with_options(text, options),
         anchors: HashMap::new(),
         aliased: 0,
+        anchored: 0,
         repeated: Vec::new(),
     };
     loop {
@@ -48,8 +57,9 @@ pub fn parse(bytes: &[u8]) -> Result<Yaml, String> {
 struct Builder<'a> {
     text: &'a str,
     parser: Parser<'a, granit_parser::StrInput<'a>>,
-    anchors: HashMap<usize, Node>,
+    anchors: HashMap<usize, (Node, Measure)>,
     aliased: usize,
+    anchored: usize,
     repeated: Vec<String>,
 }
 
@@ -62,107 +72,189 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn node(&mut self, event: Event<'a>, _span: Span) -> Result<Node, String> {
-        match event {
-            Event::Alias(id) => {
-                let node = self.anchors.get(&id).cloned().ok_or("yaml: anchor contains itself")?;
-                self.aliased += size(&node);
-                if self.aliased > MAX_ALIASED {
-                    return Err("yaml: document contains excessive aliasing".into());
-                }
-                Ok(node)
-            }
-            Event::Scalar(text, style, anchor, tag) => {
-                let node = scalar(&text, style, tag.as_deref())?;
-                self.keep(anchor, &node);
-                Ok(node)
-            }
-            Event::SequenceStart(_, anchor, _) => {
-                let mut items = Vec::new();
-                loop {
-                    match self.next()? {
-                        (Event::SequenceEnd | Event::StreamEnd, _) => break,
-                        (event, span) => items.push(self.node(event, span)?),
-                    }
-                }
-                let node = Node::Array(items);
-                self.keep(anchor, &node);
-                Ok(node)
-            }
-            Event::MappingStart(_, anchor, _) => {
-                let node = self.mapping()?;
-                self.keep(anchor, &node);
-                Ok(node)
-            }
-            _ => Ok(Node::Null),
-        }
-    }
-
-    fn mapping(&mut self) -> Result<Node, String> {
-        let mut entries = BTreeMap::new();
-        let mut merged = Vec::new();
+    /// The value that begins with `event`. A stack of its own: values nest as deep as a client likes.
+    fn node(&mut self, event: Event<'a>, span: Span) -> Result<Node, String> {
+        let mut stack: Vec<Open> = Vec::new();
+        let mut next = (event, span);
         loop {
-            let (event, span) = self.next()?;
-            if matches!(event, Event::MappingEnd | Event::StreamEnd) {
-                break;
+            let (event, span) = next;
+            if let Some(Open { what: Collection::Map(map), .. }) = stack.last_mut() {
+                map.begin(&event, &span);
             }
-            let merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
-            let key = self.node(event, span)?;
-            let (event, span) = self.next()?;
-            let line = span.start.line();
-            let value = self.node(event, span)?;
-            if merge {
-                merged.push(value);
-                continue;
-            }
-            let shown = match &key {
-                Node::String(text) => quote(text),
-                Node::Number(text) => text.clone(),
-                Node::Bool(b) => b.to_string(),
-                _ => String::new(),
-            };
-            let key = match key {
-                Node::String(text) | Node::Number(text) => text,
-                Node::Bool(b) => b.to_string(),
-                other => return Err(format!("unsupported map key of type: {}", go_kind(&other))),
-            };
-            if entries.insert(key, value).is_some() {
-                self.repeated.push(format!("line {line}: key {shown} already set in map"));
-            }
-        }
-        for value in merged {
-            self.merge(&mut entries, value)?;
-        }
-        Ok(Node::Object(entries.into_iter().collect()))
-    }
-
-    /// `<<`: keys that are not set yet.
-    fn merge(&mut self, entries: &mut BTreeMap<String, Node>, value: Node) -> Result<(), String> {
-        match value {
-            Node::Object(more) => {
-                for (key, value) in more {
-                    entries.entry(key).or_insert(value);
+            let done = match event {
+                Event::SequenceStart(_, anchor, _) => {
+                    open(&mut stack, Collection::List(Vec::new()), anchor)?;
+                    None
                 }
-                Ok(())
+                Event::MappingStart(_, anchor, _) => {
+                    open(&mut stack, Collection::Map(Mapping::default()), anchor)?;
+                    None
+                }
+                Event::Alias(id) => {
+                    let (node, measure) = self.anchors.get(&id).ok_or("yaml: anchor contains itself")?;
+                    self.aliased += measure.size;
+                    if self.aliased > MAX_ALIASED {
+                        return Err(EXCESSIVE.into());
+                    }
+                    if stack.len() + measure.height > MAX_DEPTH {
+                        return Err(TOO_DEEP.into());
+                    }
+                    Some(node.clone())
+                }
+                Event::Scalar(text, style, anchor, tag) => {
+                    let node = scalar(&text, style, tag.as_deref())?;
+                    self.keep(anchor, &node)?;
+                    Some(node)
+                }
+                Event::SequenceEnd | Event::MappingEnd | Event::StreamEnd => match stack.pop() {
+                    Some(Open { what: Collection::List(items), anchor }) => {
+                        let node = Node::Array(items);
+                        self.keep(anchor, &node)?;
+                        Some(node)
+                    }
+                    Some(Open { what: Collection::Map(map), anchor }) => {
+                        let node = map.finish()?;
+                        self.keep(anchor, &node)?;
+                        Some(node)
+                    }
+                    None => return Ok(Node::Null),
+                },
+                _ => Some(Node::Null),
+            };
+            if let Some(node) = done {
+                match stack.last_mut() {
+                    None => return Ok(node),
+                    Some(Open { what: Collection::List(items), .. }) => items.push(node),
+                    Some(Open { what: Collection::Map(map), .. }) => map.place(node, &mut self.repeated)?,
+                }
             }
-            Node::Array(items) => items.into_iter().try_for_each(|item| self.merge(entries, item)),
-            _ => Err("yaml: map merge requires map or sequence of maps as the value".into()),
+            next = self.next()?;
         }
     }
 
-    fn keep(&mut self, anchor: usize, node: &Node) {
+    fn keep(&mut self, anchor: usize, node: &Node) -> Result<(), String> {
         if anchor != 0 {
-            self.anchors.insert(anchor, node.clone());
+            let measure = measure(node);
+            self.anchored += measure.size;
+            if self.anchored > MAX_ANCHORED {
+                return Err(EXCESSIVE.into());
+            }
+            self.anchors.insert(anchor, (node.clone(), measure));
         }
+        Ok(())
     }
 }
 
-fn size(node: &Node) -> usize {
-    match node {
-        Node::Array(items) => 1 + items.iter().map(size).sum::<usize>(),
-        Node::Object(entries) => 1 + entries.iter().map(|(_, v)| size(v)).sum::<usize>(),
-        _ => 1,
+/// A collection whose end has not come.
+struct Open {
+    what: Collection,
+    anchor: usize,
+}
+
+enum Collection {
+    List(Vec<Node>),
+    Map(Mapping),
+}
+
+fn open(stack: &mut Vec<Open>, what: Collection, anchor: usize) -> Result<(), String> {
+    if stack.len() >= MAX_DEPTH {
+        return Err(TOO_DEEP.into());
     }
+    stack.push(Open { what, anchor });
+    Ok(())
+}
+
+#[derive(Default)]
+struct Mapping {
+    entries: BTreeMap<String, Node>,
+    merged: Vec<Node>,
+    key: Option<Node>,
+    /// The pending key is `<<`.
+    merge: bool,
+    /// Where the pending key's value begins.
+    line: usize,
+}
+
+impl Mapping {
+    /// A key or a value begins.
+    fn begin(&mut self, event: &Event<'_>, span: &Span) {
+        match self.key {
+            None => self.merge = matches!(event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<"),
+            Some(_) => self.line = span.start.line(),
+        }
+    }
+
+    /// A key or a value is complete.
+    fn place(&mut self, node: Node, repeated: &mut Vec<String>) -> Result<(), String> {
+        let Some(key) = self.key.take() else {
+            self.key = Some(node);
+            return Ok(());
+        };
+        if self.merge {
+            self.merged.push(node);
+            return Ok(());
+        }
+        let shown = match &key {
+            Node::String(text) => quote(text),
+            Node::Number(text) => text.clone(),
+            Node::Bool(b) => b.to_string(),
+            _ => String::new(),
+        };
+        let key = match key {
+            Node::String(text) | Node::Number(text) => text,
+            Node::Bool(b) => b.to_string(),
+            other => return Err(format!("unsupported map key of type: {}", go_kind(&other))),
+        };
+        if self.entries.insert(key, node).is_some() {
+            repeated.push(format!("line {}: key {shown} already set in map", self.line));
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Node, String> {
+        for value in std::mem::take(&mut self.merged) {
+            merge(&mut self.entries, value)?;
+        }
+        Ok(Node::Object(self.entries.into_iter().collect()))
+    }
+}
+
+/// `<<`: keys that are not set yet.
+fn merge(entries: &mut BTreeMap<String, Node>, value: Node) -> Result<(), String> {
+    match value {
+        Node::Object(more) => {
+            for (key, value) in more {
+                entries.entry(key).or_insert(value);
+            }
+            Ok(())
+        }
+        Node::Array(items) => items.into_iter().try_for_each(|item| merge(entries, item)),
+        _ => Err("yaml: map merge requires map or sequence of maps as the value".into()),
+    }
+}
+
+/// What a value costs, and how deep it is.
+#[derive(Clone, Copy)]
+struct Measure {
+    size: usize,
+    height: usize,
+}
+
+fn measure(node: &Node) -> Measure {
+    let text = |text: &str| text.len() / TEXT_UNIT;
+    let mut sum = Measure { size: 1, height: 1 };
+    let mut add = |key: usize, item: &Node| {
+        let item = measure(item);
+        sum.size += key + item.size;
+        sum.height = sum.height.max(item.height + 1);
+    };
+    match node {
+        Node::Array(items) => items.iter().for_each(|item| add(0, item)),
+        Node::Object(entries) => entries.iter().for_each(|(key, item)| add(text(key), item)),
+        Node::String(content) | Node::Number(content) => sum.size += text(content),
+        _ => {}
+    }
+    sum
 }
 
 fn go_kind(node: &Node) -> &'static str {

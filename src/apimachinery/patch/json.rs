@@ -5,7 +5,7 @@
 //! - JP-2: no sequence of operations makes an object nested deeper than [`MAX_DEPTH`].
 //! - JP-1: operations apply in order; the first that fails refuses the whole patch.
 
-use super::{PatchError, Validation, gofmt};
+use super::{MAX_OPENED, PatchError, Validation, gofmt};
 use crate::decode::{self, Node};
 use crate::goformat::quote;
 use serde_json::{Map, Value};
@@ -17,6 +17,8 @@ pub const MAX_OPERATIONS: usize = 10_000;
 pub const MAX_DEPTH: usize = 512;
 /// The most bytes that `copy` operations of one patch may add.
 pub const MAX_COPIED: usize = 3 * 1024 * 1024;
+/// Errors of strict validation beyond these are not told (upstream's number).
+const MAX_STRICT: usize = 100;
 
 /// A parsed JSON patch.
 #[derive(Debug, Clone)]
@@ -79,8 +81,13 @@ impl JsonPatch {
     pub fn opened(&self) -> BTreeSet<String> {
         let paths = self.operations.iter().flat_map(|o| [o.get("path"), o.get("from")]).flatten();
         let mut opened = BTreeSet::from([String::new()]);
+        let mut left = MAX_OPENED;
         for path in paths.filter_map(Value::as_str) {
-            opened.extend(path.match_indices('/').map(|(at, _)| path[..at].to_owned()));
+            for (at, _) in path.match_indices('/').take(MAX_DEPTH) {
+                let Some(rest) = left.checked_sub(at) else { return opened };
+                left = rest;
+                opened.insert(path[..at].to_owned());
+            }
         }
         opened
     }
@@ -99,17 +106,19 @@ impl JsonPatch {
 fn strict_errors(document: &Node) -> Vec<String> {
     let Node::Array(items) = document else { return Vec::new() };
     let mut errors = Vec::new();
-    let mut own = Vec::new();
+    let mut own = BTreeSet::new();
     for (i, item) in items.iter().enumerate() {
         let Node::Object(fields) = item else { continue };
-        for (at, (key, _)) in fields.iter().enumerate() {
+        let mut given = BTreeSet::new();
+        for (key, _) in fields {
+            let again = !given.insert(key.as_str());
+            let unknown = !matches!(key.as_str(), "op" | "from" | "path" | "value");
             let path = format!("[{i}].{key}");
-            if !matches!(key.as_str(), "op" | "from" | "path" | "value") {
-                errors.push(format!("json patch unknown field {}", quote(&path)));
-            } else if fields[..at].iter().any(|(other, _)| other == key) {
-                errors.push(format!("json patch duplicate field {}", quote(&path)));
+            if (unknown || again) && errors.len() < MAX_STRICT {
+                let what = if unknown { "unknown" } else { "duplicate" };
+                errors.push(format!("json patch {what} field {}", quote(&path)));
             }
-            own.push(path);
+            own.insert(path);
         }
     }
     let within = decode::repeated_keys(document).into_iter().filter(|path| !own.contains(path));

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - MP-1: no null of the patch reaches the object, except as an item of a list.
 
-use super::{PatchError, Validation, gofmt};
+use super::{MAX_OPENED, PatchError, Validation, gofmt};
 use crate::decode;
 use crate::goformat::pointer_segment;
 use serde_json::{Map, Value};
@@ -38,7 +38,7 @@ impl MergePatch {
     /// JSON pointers of the objects that the patch merges into or makes, the root among them.
     pub fn opened(&self) -> BTreeSet<String> {
         let mut opened = BTreeSet::new();
-        open(&self.patch, &mut String::new(), &mut opened);
+        open(&self.patch, &mut String::new(), &mut opened, &mut { MAX_OPENED });
         opened
     }
 
@@ -61,14 +61,18 @@ pub(super) fn duplicate_fields(document: &decode::Node) -> Vec<String> {
 }
 
 /// New values are read as a whole, because nulls are taken out of them.
-fn open(patch: &Map<String, Value>, at: &mut String, opened: &mut BTreeSet<String>) {
+fn open(patch: &Map<String, Value>, at: &mut String, opened: &mut BTreeSet<String>, left: &mut usize) {
+    match left.checked_sub(at.len()) {
+        Some(rest) => *left = rest,
+        None => return,
+    }
     opened.insert(at.clone());
     let length = at.len();
     for (key, item) in patch {
         if let Value::Object(item) = item {
             at.push('/');
             at.push_str(&pointer_segment(key));
-            open(item, at, opened);
+            open(item, at, opened, left);
             at.truncate(length);
         }
     }

@@ -40,6 +40,10 @@ pub enum PatchError {
 /// What a client is told when a patch does not apply.
 pub const UNPROCESSABLE: &str = "the server rejected our request due to an error in our request";
 
+/// Bytes of the pointers that `opened` yields. They only say how an error message writes the object, and a few long
+/// keys could make any number of them.
+const MAX_OPENED: usize = 1 << 20;
+
 /// Whether the patch document itself is checked strictly (`fieldValidation=Warn|Strict`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Validation {

@@ -48,6 +48,9 @@ pub(crate) use codec::{body_kind, complete};
 pub(crate) use meta::timestamp;
 pub use storage::{Current, Written};
 
+/// What a request that is not long-running may take to arrive (upstream's `--request-timeout`).
+const REQUEST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// One request on a resource.
 pub(crate) struct Cx {
     pub server: Arc<Server>,
@@ -247,10 +250,20 @@ fn representation(kind: &Kind, info: &RequestInfo, headers: &HeaderMap) -> Resul
     negotiate::negotiate(headers, &info.query, endpoint)
 }
 
+/// The request's body. A client that sends it too slowly must not hold its seat.
+async fn sent(cx: &Cx, request: Body) -> Result<Bytes, Status> {
+    tokio::select! {
+        biased;
+        read = body::read(request, cx.server.config.max_request_bytes) => read,
+        () = cx.server.clock.sleep(REQUEST_TIMEOUT) => {
+            Err(Status::timeout("request did not complete within the allotted timeout", 0))
+        }
+    }
+}
+
 async fn verbs(cx: &Cx, request: Body) -> Result<Response<Body>, Status> {
-    let limit = cx.server.config.max_request_bytes;
     if !cx.info.subresource.is_empty() {
-        let content = body::read(request, limit).await?;
+        let content = sent(cx, request).await?;
         return subresources::handle(cx, content).boxed().await;
     }
     if cx.kind.storage_key == componentstatus::RESOURCE {
@@ -261,7 +274,7 @@ async fn verbs(cx: &Cx, request: Body) -> Result<Response<Body>, Status> {
         "list" => list::list(cx).boxed().await,
         "watch" => watch::watch(cx).boxed().await,
         verb => {
-            let content = body::read(request, limit).await?;
+            let content = sent(cx, request).await?;
             match verb {
                 "create" if cx.kind.plural == "bindings" => subresources::binding::bind(cx, "", &content).boxed().await,
                 "create" if crate::reviews::is_review(&cx.kind.group, &cx.kind.plural) => {

@@ -26,14 +26,20 @@ pub fn stream(chunks: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'stat
 /// # Errors
 /// 413 when it is longer, 400 when the client stopped sending.
 pub async fn read(mut body: Body, limit: usize) -> Result<Bytes, Status> {
+    use hyper::body::Body as _;
+    let too_large = || Status::request_entity_too_large(format_args!("limit is {limit}"));
     let mut all: Vec<Bytes> = Vec::new();
     let mut length = 0;
+    // What says that it is too long is not read at all.
+    if body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX) {
+        return Err(too_large());
+    }
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Status::bad_request(error.to_string()))?;
         if let Ok(data) = frame.into_data() {
             length += data.len();
             if length > limit {
-                return Err(Status::request_entity_too_large(format_args!("limit is {limit}")));
+                return Err(too_large());
             }
             all.push(data);
         }
