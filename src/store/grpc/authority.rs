@@ -1,16 +1,16 @@
 //! Lets clients in that send as `:authority` what is none.
 //!
 //! grpc-go before 1.34 (etcdctl 3.4) sends the path of a unix socket, and for some commands a whole URL: the HTTP/2
-//! library resets such streams. The name says nothing to us, so it is replaced on the way in, before the library sees it.
-//! Not so under TLS, where clients send the name that they checked.
+//! library resets such streams. The name says nothing to us, so it is replaced on the way in, before the library sees
+//! it. Not so under TLS, where clients send the name that they checked.
 //!
 //! ```text
 //! socket ─▶ WithoutAuthority: preface │ frames: HEADERS are held until they are whole, all others pass ─▶ hyper
 //! ```
 //!
 //! Invariants:
-//! - GA-1: bytes that are not the value of a literal `:authority`, or the length of what holds it, are passed as they are:
-//!   HTTP/1, and whatever cannot be read, is for the library to judge.
+//! - GA-1: bytes that are not the value of a literal `:authority`, or the length of what holds it, are passed as they
+//!   are: HTTP/1, and whatever cannot be read, is for the library to judge.
 //! - GA-2: the replacement is as long as what it replaces once decoded, so the tables of both ends, which count that
 //!   length, stay alike.
 //! - GA-3: no more than one frame of [`MAX_FRAME`] is held, and no byte of any other frame.
