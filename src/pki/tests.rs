@@ -38,7 +38,7 @@ fn a_second_start_changes_nothing_and_keys_are_private() {
     let first = contents(dir.path());
     Pki::ensure(dir.path(), &request(now() + jiff::SignedDuration::from_hours(24 * 200))).expect("second");
     assert_eq!(first, contents(dir.path()));
-    assert_eq!(first.len(), 17);
+    assert_eq!(first.len(), 21);
     for (name, (mode, _)) in &first {
         assert_eq!(*mode, if name.ends_with(".key") { 0o600 } else { 0o644 }, "{name}");
     }
