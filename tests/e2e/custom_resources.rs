@@ -377,20 +377,6 @@ fn conversion() {
     p.k("annotate items.v2.test.kedge.dev a touched=yes");
     assert_eq!(of("a", "v1")["size"], 5);
 
-    // The same behind a Service with endpoints of its own.
-    p.apply(&format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: hook}}\nspec: {{ports: [{{name: https, port: 443, targetPort: {port}}}]}}\n---\n\
-         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: hook-1, labels: {{kubernetes.io/service-name: hook}}}}\n\
-         addressType: IPv4\nports: [{{name: https, port: {port}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n"
-    ));
-    p.apply(&items(
-        "v2",
-        &hook(json!({"caBundle": bundle, "service": {"namespace": "default", "name": "hook", "path": "/svc"}})),
-    ));
-    until("the service converts", LIMIT, || {
-        p.run("get items.v1.test.kedge.dev").success().then_some(())?;
-        converter.said().contains("/svc?timeout=30s").then_some(())
-    });
     p.k("delete items.v1.test.kedge.dev --all --timeout=20s");
     p.k("delete crd items.test.kedge.dev");
 }
