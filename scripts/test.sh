@@ -78,7 +78,7 @@ packages() {
   # program:package
   local wanted=(gcc:gcc curl:curl git:git python3:python3 jq:jq tar:tar containerd:containerd runc:runc nft:nftables
     ip:iproute2 busybox:busybox-static openssl:openssl script:bsdutils unshare:util-linux ps:procps
-    conntrack:conntrack modprobe:kmod)
+    conntrack:conntrack modprobe:kmod etcd:etcd-server etcdctl:etcd-client)
   local missing=() entry
   for entry in "${wanted[@]}"; do
     command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
