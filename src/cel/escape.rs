@@ -32,7 +32,7 @@ pub fn escape(name: &str) -> Option<String> {
     if first.is_ascii_digit() || !name.bytes().all(|c| c.is_ascii_alphanumeric() || b"_.-/".contains(&c)) {
         return None;
     }
-    if RESERVED.contains(&name) {
+    if is_reserved(name) {
         return Some(format!("__{name}__"));
     }
     let mut out = String::with_capacity(name.len());

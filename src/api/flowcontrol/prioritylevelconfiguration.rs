@@ -212,10 +212,7 @@ fn check_queuing(errors: &mut ErrorList, path: &Path, queuing: &Value) {
 
 /// Bits of hash that choosing `hand` of `deck` queues takes (upstream's shuffle sharding).
 fn entropy_bits(deck: i64, hand: i64) -> u32 {
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    {
-        ((deck as f64).log2() * hand as f64).ceil() as u32
-    }
+    ((deck as f64).log2() * hand as f64).ceil() as u32
 }
 
 #[cfg(test)]

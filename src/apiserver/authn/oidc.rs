@@ -183,7 +183,6 @@ impl Oidc {
         let now = self.clock.now().as_second();
         let seconds = |claim: &str| {
             let value = &token.claims[claim];
-            #[allow(clippy::cast_possible_truncation)]
             value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64))
         };
         if seconds("exp").is_none_or(|expires| now >= expires) {

@@ -315,10 +315,7 @@ impl State {
             if let Some(queue) = level.queues.get_mut(queue) {
                 queue.executing = queue.executing.saturating_sub(1);
                 queue.seats = (queue.seats - seats).max(0);
-                #[allow(clippy::cast_precision_loss)]
-                {
-                    queue.next += seats as f64 * (seconds - GUESS);
-                }
+                queue.next += seats as f64 * (seconds - GUESS);
             }
         }
         self.shared_taken += level.borrowed() - before;
